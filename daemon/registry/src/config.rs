@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the administrator decides about registries.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Configuration of a [`crate::Client`].
+#[derive(Debug, Clone)]
+pub struct RegistryConfig {
+    /// `registry-mirrors`: base URLs (`https://mirror.example`) asked in order before docker.io itself.
+    pub mirrors: Vec<String>,
+    /// `insecure-registries`: `host`, `host:port` or CIDR. For these, and for loopback always, a bad
+    /// certificate is accepted and plain HTTP is tried when HTTPS does not answer.
+    pub insecure: Vec<String>,
+    /// `User-Agent` of every request.
+    pub user_agent: String,
+    /// Where `<host[:port]>/{*.crt, *.cert, *.key}` are looked for, in order; the first directory that
+    /// has the host wins.
+    pub certs_dirs: Vec<PathBuf>,
+    /// Whether `HTTPS_PROXY` and `NO_PROXY` of the environment count.
+    pub proxy_from_env: bool,
+    /// Patience.
+    pub timeouts: Timeouts,
+    /// Persistence.
+    pub retries: Retries,
+}
+
+/// How long to wait for a registry.
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// For a connection.
+    pub connect: Duration,
+    /// For the next byte, once there is a connection.
+    pub idle: Duration,
+}
+
+/// How often, and how spaced, what failed is tried again.
+#[derive(Debug, Clone)]
+pub struct Retries {
+    /// How many times a request is tried again after its first failure.
+    pub count: u32,
+    /// The first pause; each further one is twice as long.
+    pub first_pause: Duration,
+    /// The longest pause, and the longest `Retry-After` that is waited for.
+    pub longest_pause: Duration,
+}
+
+impl Default for RegistryConfig {
+    fn default() -> Self {
+        Self {
+            mirrors: Vec::new(),
+            insecure: Vec::new(),
+            user_agent: format!("berth/{}", env!("CARGO_PKG_VERSION")),
+            certs_dirs: vec!["/etc/berth/certs.d".into(), "/etc/docker/certs.d".into()],
+            proxy_from_env: true,
+            timeouts: Timeouts { connect: Duration::from_secs(15), idle: Duration::from_secs(30) },
+            retries: Retries {
+                count: 4,
+                first_pause: Duration::from_millis(250),
+                longest_pause: Duration::from_secs(30),
+            },
+        }
+    }
+}
