@@ -3,13 +3,19 @@
 //! No serde, no tokio: what is here outlives wire formats and disk formats.
 #![forbid(unsafe_code)]
 
+pub mod container;
 pub mod error;
+pub mod event;
+pub mod filter;
 pub mod id;
 pub mod platform;
 pub mod progress;
 pub mod reference;
 
+pub use container::Status;
 pub use error::{Error, Meaning, Result};
+pub use event::{Event, EventKind};
+pub use filter::Filters;
 pub use id::{ContainerId, Digest, EndpointId, ExecId, ImageId, NetworkId};
 pub use platform::Platform;
 pub use reference::Reference;
