@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the daemon is told about networking (`daemon.json` and flags; Docker's key names in brackets).
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use ipnet::{IpNet, Ipv4Net};
+
+/// A range that subnets of new networks are cut from (`default-address-pools`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressPool {
+    /// The whole range.
+    pub base: IpNet,
+    /// Prefix length of each subnet cut from it.
+    pub size: u8,
+}
+
+/// Settings of [`crate::Networks::open`].
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// Where `networks/*.json` live.
+    pub data_root: PathBuf,
+    /// Interface of the default network. `None` (`bridge: "none"`): there is no default network.
+    pub bridge: Option<String>,
+    /// Address and subnet of the default bridge (`bip`); chosen when not given.
+    pub bip: Option<Ipv4Net>,
+    /// Addresses for containers on the default bridge (`fixed-cidr`), within the subnet.
+    pub fixed_cidr: Option<Ipv4Net>,
+    /// Where subnets come from; Docker's built-in list when empty.
+    pub default_address_pools: Vec<AddressPool>,
+    /// MTU of the default bridge and its endpoints (`mtu`).
+    pub mtu: u32,
+    /// Containers on the default bridge reach one another (`icc`).
+    pub icc: bool,
+    /// Masquerade what leaves the default bridge (`ip-masq`).
+    pub masquerade: bool,
+    /// Turn on the kernel's forwarding when a bridge network needs it (`ip-forward`).
+    pub ip_forward: bool,
+    /// Host address that ports are published on when the user names none (`ip`).
+    pub default_host_ip: Ipv4Addr,
+    /// Name of our nftables table in each family. Daemons that share a network namespace need different names (and bridges).
+    pub table: String,
+    /// How many network namespaces are kept ready.
+    pub namespace_pool: usize,
+}
+
+impl NetworkConfig {
+    /// Docker's defaults, with our names.
+    #[must_use]
+    pub fn new(data_root: impl Into<PathBuf>) -> Self {
+        Self {
+            data_root: data_root.into(),
+            bridge: Some("berth0".into()),
+            bip: None,
+            fixed_cidr: None,
+            default_address_pools: Vec::new(),
+            mtu: 1500,
+            icc: true,
+            masquerade: true,
+            ip_forward: true,
+            default_host_ip: Ipv4Addr::UNSPECIFIED,
+            table: "berth".into(),
+            namespace_pool: 2,
+        }
+    }
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What callers ask for.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
+
+use crate::{AddressRange, Driver, Mac, Protocol};
+
+/// Where a container's network comes from.
+#[derive(Debug)]
+pub enum Mode {
+    /// A namespace with loopback only.
+    None,
+    /// The host's namespace.
+    Host,
+    /// Another container's namespace.
+    Container(OwnedFd),
+    /// A namespace of its own on these networks. Empty means the same as [`Mode::None`], without the endpoint on `none`.
+    Networks(Vec<EndpointRequest>),
+}
+
+/// A place on a network.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EndpointRequest {
+    /// Name or id of the network (`default` is the default bridge).
+    pub network: String,
+    /// This address and no other.
+    pub ipv4: Option<Ipv4Addr>,
+    /// This IPv6 address and no other.
+    pub ipv6: Option<Ipv6Addr>,
+    /// This Ethernet address.
+    pub mac: Option<Mac>,
+    /// Further names on the network.
+    pub aliases: Vec<String>,
+    /// Options for the driver.
+    pub options: BTreeMap<String, String>,
+    /// Which network gives the default gateway: the highest wins.
+    pub gateway_priority: i64,
+}
+
+impl EndpointRequest {
+    /// On this network, everything else chosen.
+    #[must_use]
+    pub fn on(network: impl Into<String>) -> Self {
+        Self { network: network.into(), ..Self::default() }
+    }
+}
+
+/// Host ports to publish on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HostPorts {
+    /// Any free one.
+    Any,
+    /// The first free one from the first to the last; one port is a range of one.
+    Range(u16, u16),
+}
+
+/// A container port to publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PortRequest {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port inside, 1 or more.
+    pub container_port: u16,
+    /// Host address; `None` means the network's default (`0.0.0.0`).
+    pub host_ip: Option<IpAddr>,
+    /// Host ports.
+    pub host_ports: HostPorts,
+}
+
+/// A sandbox to make.
+#[derive(Debug)]
+pub struct SandboxRequest {
+    /// The container's name, without a slash: for messages and for `inspect` of networks.
+    pub name: String,
+    /// Where its network comes from.
+    pub mode: Mode,
+    /// Ports to publish. Ignored on `host`; an internal network publishes none.
+    pub ports: Vec<PortRequest>,
+}
+
+/// A network to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkRequest {
+    /// Its name, unique on this host.
+    pub name: String,
+    /// Who makes its links; users can only ask for bridges.
+    pub driver: Driver,
+    /// IPv4 on it.
+    pub ipv4: bool,
+    /// IPv6 on it.
+    pub ipv6: bool,
+    /// No way out of it, nor in.
+    pub internal: bool,
+    /// Kept for clients.
+    pub attachable: bool,
+    /// Subnets; chosen from the pools when empty.
+    pub ranges: Vec<AddressRange>,
+    /// Options (`com.docker.network.bridge.name` and the like).
+    pub options: BTreeMap<String, String>,
+    /// Options of address management.
+    pub ipam_options: BTreeMap<String, String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
