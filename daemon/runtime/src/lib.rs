@@ -1,2 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Stub.
+//! From the API's words to a running container: the OCI runtime spec, the default posture (capabilities,
+//! seccomp, masks, devices), compiled seccomp filters, and the asynchronous link to shims.
+//!
+//! ```text
+//! HostConfig --normalise--> HostConfig --spec::build--> oci_spec Spec --(engine writes config.json)
+//!                                         `--SeccompCache::get--> sealed memfd --.
+//! Shims::spawn --> Shim --launch(Launch, fds)------------------------------------'--> berth-shim
+//! ```
+//!
+//! Nothing here touches the container's filesystem: that is the shim's, beneath the container's root.
+#![forbid(unsafe_code)]
+
+mod host;
+pub mod link;
+pub mod seccomp;
+pub mod spec;
+
+pub use host::{CgroupLayout, HostFacts};
+pub use link::{Adoption, Shim, ShimConfig, ShimError, ShimEvent, Shims};
+pub use seccomp::{SeccompCache, SeccompFilter};

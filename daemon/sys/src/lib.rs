@@ -1,2 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Stub.
+//! The kernel as the daemon needs it: descriptors, processes, paths beneath a root, mounts, cgroups, files that
+//! survive a power cut. The daemon's only `unsafe` lives here.
+
+pub mod atomic;
+pub mod cgroup;
+pub mod in_root;
+pub mod limits;
+pub mod lock;
+pub mod memfd;
+pub mod mount;
+pub mod pidfd;
+pub mod seqpacket;
