@@ -30,9 +30,13 @@
 
 mod config;
 mod mac;
+mod netlink;
 mod networks;
+mod nft;
 mod record;
 mod request;
+#[cfg(test)]
+mod testing;
 
 pub use config::{AddressPool, NetworkConfig};
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+//! nftables, spoken by this process (nfnetlink): no library, no program.
+
+mod encode;
+mod expr;
+mod table;
+
+pub(crate) use table::{Bridge, Firewall, Forward, Known};

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::*;
+use crate::testing::{check_golden, in_namespace, run};
+
+fn known() -> Known {
+    let bridge = |link: &str, subnet: &str, icc, internal| Bridge {
+        link: link.into(),
+        subnets: vec![subnet.parse().unwrap()],
+        icc,
+        masquerade: true,
+        internal,
+    };
+    let forward = |protocol, host_ip, host_port, to_port| Forward {
+        protocol,
+        host_ip,
+        host_port,
+        to: Ipv4Addr::new(172, 17, 0, 2),
+        to_port,
+        comment: "0123456789ab".into(),
+    };
+    Known {
+        bridges: vec![
+            bridge("berth0", "172.17.0.0/16", true, false),
+            bridge("br-0123456789ab", "172.18.0.0/24", false, false),
+            bridge("br-internal", "255.255.255.0/24", true, true),
+        ],
+        forwards: vec![
+            forward(Protocol::Tcp, Ipv4Addr::UNSPECIFIED, 6378, 6379),
+            forward(Protocol::Udp, Ipv4Addr::UNSPECIFIED, 53, 5353),
+            forward(Protocol::Tcp, Ipv4Addr::LOCALHOST, 8080, 80),
+        ],
+    }
+}
+
+fn listing() -> String {
+    run("nft -n list table ip berth")
+}
+
+#[test]
+fn the_table_is_what_the_documentation_shows() {
+    in_namespace(|| {
+        let mut firewall = Firewall::open("berth").unwrap();
+        firewall.replace(&known()).unwrap();
+        check_golden("table.nft", &listing());
+    });
+}
+
+#[test]
+fn replacing_keeps_the_administrators_rules_and_nothing_else() {
+    in_namespace(|| {
+        let mut firewall = Firewall::open("berth").unwrap();
+        firewall.replace(&known()).unwrap();
+        let clean = listing();
+        firewall.replace(&known()).unwrap();
+        assert_eq!(listing(), clean, "replacing twice is replacing once");
+        run("nft add rule ip berth admin ip saddr 203.0.113.7 drop");
+        run("nft add chain ip berth mine");
+        run("nft add rule ip berth mine jump admin");
+        run("nft add table ip others");
+        run("nft delete element ip berth ports { 6 . 6378 }");
+        run("nft insert rule ip berth forward accept");
+        firewall.replace(&known()).unwrap();
+        let admin = "chain admin {\n\t\tip saddr 203.0.113.7 drop\n\t}";
+        assert!(listing().contains(admin), "{}", listing());
+        assert!(listing().contains("chain mine"), "chains that others add stay");
+        let without = listing()
+            .replace(admin, "chain admin {\n\t}")
+            .replace("\tchain mine {\n\t\tjump admin\n\t}\n\n", "")
+            .replace("\n\tchain mine {\n\t\tjump admin\n\t}\n", "");
+        assert_eq!(without, clean);
+        assert!(run("nft list tables").contains("table ip others"));
+    });
+}
+
+#[test]
+fn a_table_of_another_making_is_replaced() {
+    in_namespace(|| {
+        run("nft add table ip berth");
+        run("nft add set ip berth bridges { type ipv4_addr ; }");
+        run("nft add chain ip berth forward { type filter hook forward priority 5 ; }");
+        let mut firewall = Firewall::open("berth").unwrap();
+        firewall.ensure(&known()).unwrap();
+        let replaced = listing();
+        run("nft delete table ip berth");
+        firewall.ensure(&known()).unwrap();
+        let sorted = |text: &str| {
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(sorted(&listing()), sorted(&replaced));
+    });
+}
+
+#[test]
+fn ports_come_and_go_as_elements() {
+    in_namespace(|| {
+        let mut firewall = Firewall::open("berth").unwrap();
+        let known = known();
+        let bare = Known { forwards: Vec::new(), ..known.clone() };
+        firewall.ensure(&bare).unwrap();
+        let before = listing();
+        firewall.publish(&known.forwards).unwrap();
+        assert!(listing().contains("6 . 6378 comment \"0123456789ab\" : 172.17.0.2 . 6379"), "{}", listing());
+        firewall.ensure(&bare).unwrap();
+        assert!(listing().contains("6 . 6378"), "an open by a later daemon leaves ports in force");
+        firewall.publish(&known.forwards).unwrap();
+        firewall.unpublish(&known.forwards).unwrap();
+        assert_eq!(listing(), before);
+        let error = firewall.unpublish(&known.forwards).unwrap_err();
+        assert!(error.chain().contains("elements of set ports"), "{}", error.chain());
+    });
+}
+
+#[test]
+fn thousands_of_ports_fit_one_transaction() {
+    in_namespace(|| {
+        let mut firewall = Firewall::open("berth").unwrap();
+        let mut known = known();
+        let template = known.forwards[0].clone();
+        known.forwards = (1..=20_000).map(|host_port| Forward { host_port, ..template.clone() }).collect();
+        firewall.replace(&known).unwrap();
+        firewall.replace(&known).unwrap();
+        assert_eq!(listing().matches("0123456789ab\" :").count(), 20_000);
+        firewall.unpublish(&known.forwards).unwrap();
+        assert_eq!(listing().matches("0123456789ab\" :").count(), 0);
+    });
+}
+
+#[test]
+fn bridges_come_and_go() {
+    in_namespace(|| {
+        let mut firewall = Firewall::open("berth").unwrap();
+        let known = known();
+        firewall.replace(&Known { bridges: known.bridges[..1].to_vec(), ..known.clone() }).unwrap();
+        let before = listing();
+        firewall.add_bridge(&known.bridges[1]).unwrap();
+        firewall.add_bridge(&known.bridges[2]).unwrap();
+        assert!(listing().contains("255.255.255.0/24 . \"br-internal\""), "{}", listing());
+        firewall.remove_bridge(&known.bridges[1]).unwrap();
+        firewall.remove_bridge(&known.bridges[2]).unwrap();
+        assert_eq!(listing(), before);
+    });
+}
