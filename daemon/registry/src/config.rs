@@ -4,11 +4,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// docker.io's own registry.
+pub const DOCKER_HUB: &str = "https://registry-1.docker.io";
+
 /// Configuration of a [`crate::Client`].
 #[derive(Debug, Clone)]
 pub struct RegistryConfig {
     /// `registry-mirrors`: base URLs (`https://mirror.example`) asked in order before docker.io itself.
     pub mirrors: Vec<String>,
+    /// Base URL of the registry behind docker.io: [`DOCKER_HUB`], except in tests.
+    pub docker_hub: String,
     /// `insecure-registries`: `host`, `host:port` or CIDR. For these, and for loopback always, a bad
     /// certificate is accepted and plain HTTP is tried when HTTPS does not answer.
     pub insecure: Vec<String>,
@@ -49,13 +54,14 @@ impl Default for RegistryConfig {
     fn default() -> Self {
         Self {
             mirrors: Vec::new(),
+            docker_hub: DOCKER_HUB.to_owned(),
             insecure: Vec::new(),
             user_agent: format!("berth/{}", env!("CARGO_PKG_VERSION")),
             certs_dirs: vec!["/etc/berth/certs.d".into(), "/etc/docker/certs.d".into()],
             proxy_from_env: true,
             timeouts: Timeouts { connect: Duration::from_secs(15), idle: Duration::from_secs(30) },
             retries: Retries {
-                count: 4,
+                count: 3,
                 first_pause: Duration::from_millis(250),
                 longest_pause: Duration::from_secs(30),
             },

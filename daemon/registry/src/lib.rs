@@ -11,42 +11,83 @@
 //! - Images of docker.io are asked of the mirrors first, which never see credentials.
 #![forbid(unsafe_code)]
 
+mod ask;
 mod auth;
 mod blob;
+mod challenge;
 mod config;
+mod endpoint;
+mod failure;
+mod login;
 mod manifest;
+mod policy;
+mod tags;
+mod tls;
+mod token;
+mod transport;
+mod url;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use berth_domain::{Digest, Error, Reference, Result};
+use http::HeaderValue;
 
 pub use auth::Auth;
 pub use blob::BlobStream;
-pub use config::{RegistryConfig, Retries, Timeouts};
+pub use config::{DOCKER_HUB, RegistryConfig, Retries, Timeouts};
 pub use manifest::{Descriptor, MAX_MANIFEST_BYTES, ResolvedManifest, media_type};
 
-use berth_domain::{Digest, Error, Reference, Result};
+use ask::Asker;
+use endpoint::{Endpoint, Endpoints};
+use failure::Failure;
+use policy::Policy;
+use transport::Transport;
 
 /// The registry client. Cheap to clone; clones share connections and tokens.
-#[derive(Debug, Clone)]
-pub struct Client {}
+#[derive(Clone)]
+pub struct Client {
+    asker: Arc<Asker>,
+    endpoints: Arc<Endpoints>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("endpoints", &self.endpoints).finish_non_exhaustive()
+    }
+}
 
 impl Client {
-    /// A client with this configuration. Nothing is connected yet.
+    /// A client with this configuration. Nothing is connected yet, and no certificate read.
     ///
     /// # Errors
     ///
     /// [`berth_domain::Meaning::InvalidInput`] for a mirror or insecure registry that cannot be read.
-    #[allow(clippy::needless_pass_by_value)] // The client keeps it.
     pub fn new(config: RegistryConfig) -> Result<Self> {
-        drop(config);
-        Ok(Self {})
+        let policy = Policy::new(&config.insecure)?;
+        let endpoints = Endpoints::new(&config.mirrors, &config.docker_hub)?;
+        let user_agent = HeaderValue::from_str(&config.user_agent)
+            .map_err(|e| Error::invalid(format!("user agent {:?}", config.user_agent)).because(e))?;
+        let transport = Transport::new(config.timeouts, config.certs_dirs, config.proxy_from_env);
+        let asker = Asker::new(transport, policy, config.retries, user_agent);
+        Ok(Self { asker: Arc::new(asker), endpoints: Arc::new(endpoints) })
     }
 
     /// What the reference's tag (or digest; `latest` when it has neither) points at, without the
-    /// manifest itself where the registry can tell (HEAD; free of Docker Hub's pull limit).
+    /// manifest itself where the registry can tell (`HEAD`; free of Docker Hub's pull limit).
     ///
     /// # Errors
     ///
     /// As [`Client::resolve`].
     pub async fn head(&self, reference: &Reference, auth: &Auth) -> Result<Descriptor> {
-        Ok(self.resolve(reference, auth).await?.descriptor)
+        self.anywhere(reference, auth, |endpoint, auth| async move {
+            match manifest::head(&self.asker, &endpoint, reference, &auth).await? {
+                Some(descriptor) => Ok(descriptor),
+                None => Ok(manifest::get(&self.asker, &endpoint, reference, &auth).await?.descriptor),
+            }
+        })
+        .await
     }
 
     /// The manifest (or index: the choice of a platform is the caller's) that the reference's tag or
@@ -57,8 +98,10 @@ impl Client {
     /// Not found, unauthorized, unavailable (registry down, throttled or stalled), or internal when
     /// the registry's answer is not what was asked for.
     pub async fn resolve(&self, reference: &Reference, auth: &Auth) -> Result<ResolvedManifest> {
-        let _unused = (reference, auth);
-        Err(Error::not_implemented("the registry client is being written"))
+        self.anywhere(reference, auth, |endpoint, auth| async move {
+            manifest::get(&self.asker, &endpoint, reference, &auth).await
+        })
+        .await
     }
 
     /// The manifest or index with this digest in the reference's repository (the reference's own tag
@@ -91,8 +134,9 @@ impl Client {
         offset: u64,
         auth: &Auth,
     ) -> Result<BlobStream> {
-        let _unused = (reference, descriptor, offset, auth);
-        Err(Error::not_implemented("the registry client is being written"))
+        let endpoints = self.endpoints.of(reference.registry())?;
+        let asker = Arc::clone(&self.asker);
+        BlobStream::open(asker, endpoints, reference.clone(), descriptor.clone(), offset, auth.clone()).await
     }
 
     /// All tags of the reference's repository, in the registry's order.
@@ -101,8 +145,10 @@ impl Client {
     ///
     /// As [`Client::resolve`].
     pub async fn tags(&self, reference: &Reference, auth: &Auth) -> Result<Vec<String>> {
-        let _unused = (reference, auth);
-        Err(Error::not_implemented("the registry client is being written"))
+        self.anywhere(reference, auth, |endpoint, auth| async move {
+            tags::list(&self.asker, &endpoint, reference, &auth).await
+        })
+        .await
     }
 
     /// Checks credentials against a registry (`docker.io`, `localhost:5000`), as `POST /auth` does.
@@ -112,7 +158,34 @@ impl Client {
     ///
     /// Unauthorized when they are refused; else as [`Client::resolve`].
     pub async fn login(&self, registry: &str, auth: &Auth) -> Result<Option<String>> {
-        let _unused = (registry, auth);
-        Err(Error::not_implemented("the registry client is being written"))
+        let endpoint = self.endpoints.upstream(registry)?;
+        login::login(&self.asker, &endpoint, registry, auth).await
+    }
+
+    /// Asks the mirrors, then the registry itself, until one gives it. Mirrors are asked as nobody.
+    async fn anywhere<T, F>(
+        &self,
+        reference: &Reference,
+        auth: &Auth,
+        ask: impl Fn(Endpoint, Auth) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let doing = format!("failed to resolve reference \"{reference}\"");
+        let mut last = Failure::broken("no registry to ask");
+        for endpoint in self.endpoints.of(reference.registry())? {
+            let auth = if endpoint.mirror { Auth::anonymous() } else { auth.clone() };
+            match self.asker.persistently(&endpoint, || ask(endpoint.clone(), auth.clone())).await {
+                Ok(found) => return Ok(found),
+                Err(failure) => {
+                    if endpoint.mirror {
+                        tracing::info!(mirror = %endpoint.host, cause = failure.message, "falling back");
+                    }
+                    last = failure;
+                }
+            }
+        }
+        Err(last.into_error(reference, &doing))
     }
 }

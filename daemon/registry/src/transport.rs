@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One HTTP request to one server: connections, TLS, proxies and patience. Knows nothing of registries.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use crate::config::Timeouts;
+use crate::failure::{Failure, Kind, is_bad_certificate, root_cause};
+use crate::tls::{self, HostCerts};
+use crate::url::{Scheme, Url};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+
+/// How long an unused connection is kept: a pull's requests come in bursts.
+const POOL_IDLE: Duration = Duration::from_secs(30);
+/// An error body above this is cut.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
+
+#[derive(Clone)]
+enum Http {
+    Plain(Client<Bounded<Tcp>, Full<Bytes>>),
+    Tls(Client<Bounded<HttpsConnector<Tcp>>, Full<Bytes>>),
+}
+
+/// What makes one TLS configuration different from another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Profile {
+    scheme: Scheme,
+    insecure: bool,
+    certs: Option<HostCerts>,
+}
+
+pub(crate) struct Transport {
+    tcp: Tcp,
+    timeouts: Timeouts,
+    certs_dirs: Vec<PathBuf>,
+    /// One client for each TLS profile; their number is bounded by the directories in `certs.d`.
+    clients: Mutex<HashMap<Profile, Http>>,
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport").field("timeouts", &self.timeouts).finish_non_exhaustive()
+    }
+}
+
+impl Transport {
+    pub(crate) fn new(timeouts: Timeouts, certs_dirs: Vec<PathBuf>, proxy_from_env: bool) -> Self {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_keepalive(Some(Duration::from_secs(30)));
+        let proxy = proxy_from_env.then(|| Arc::new(Matcher::from_env()));
+        Self { tcp: Tcp { http, proxy }, timeouts, certs_dirs, clients: Mutex::default() }
+    }
+
+    fn client(&self, url: &Url, insecure: bool) -> Result<Http, Failure> {
+        let profile = match url.scheme {
+            Scheme::Http => Profile { scheme: Scheme::Http, insecure: true, certs: None },
+            Scheme::Https => {
+                let certs = HostCerts::find(&self.certs_dirs, &url.host);
+                Profile { scheme: Scheme::Https, insecure, certs }
+            }
+        };
+        if let Some(client) = self.clients.lock().unwrap_or_else(PoisonError::into_inner).get(&profile) {
+            return Ok(client.clone());
+        }
+        let mut builder = Client::builder(TokioExecutor::new());
+        builder.pool_idle_timeout(POOL_IDLE).pool_timer(TokioTimer::new()).pool_max_idle_per_host(8);
+        let within = self.timeouts.connect;
+        let client = match profile.scheme {
+            Scheme::Http => Http::Plain(builder.build(Bounded { inner: self.tcp.clone(), within })),
+            Scheme::Https => {
+                let https = HttpsConnectorBuilder::new()
+                    .with_tls_config(tls::config(profile.insecure, profile.certs.as_ref())?)
+                    .https_only()
+                    .enable_http1()
+                    .wrap_connector(self.tcp.clone());
+                Http::Tls(builder.build(Bounded { inner: https, within }))
+            }
+        };
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        // An older configuration of a directory that has changed since is of no more use.
+        clients.retain(|p, _| {
+            p.certs.as_ref().map(|c| &c.directory) != profile.certs.as_ref().map(|c| &c.directory)
+                || p.certs == profile.certs
+        });
+        clients.insert(profile, client.clone());
+        Ok(client)
+    }
+
+    /// Sends a request to `url` and waits for the answer's head.
+    pub(crate) async fn send(
+        &self,
+        url: &Url,
+        insecure: bool,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Failure> {
+        *request.uri_mut() = url.to_uri()?;
+        let client = self.client(url, insecure)?;
+        let answer = async {
+            match &client {
+                Http::Plain(client) => client.request(request).await,
+                Http::Tls(client) => client.request(request).await,
+            }
+        };
+        let patience = self.timeouts.connect.saturating_add(self.timeouts.idle);
+        match tokio::time::timeout(patience, answer).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) if error.is_connect() => {
+                let message = format!("registry {} is not reachable: {}", url.host, root_cause(&error));
+                Err(if is_bad_certificate(&error) {
+                    Failure::new(Kind::Unreachable, message)
+                } else {
+                    Failure::transient(Kind::Unreachable, message)
+                })
+            }
+            Ok(Err(error)) => Err(Failure::transient(
+                Kind::Unavailable,
+                format!("the connection to registry {} broke: {}", url.host, root_cause(&error)),
+            )),
+            Err(_) => Err(stalled(url, self.timeouts.idle)),
+        }
+    }
+
+    /// The next bytes of an answer's body; `None` at its end.
+    pub(crate) async fn next_bytes(&self, url: &Url, body: &mut Incoming) -> Result<Option<Bytes>, Failure> {
+        loop {
+            return match tokio::time::timeout(self.timeouts.idle, body.frame()).await {
+                Ok(None) => Ok(None),
+                Ok(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) if !data.is_empty() => Ok(Some(data)),
+                    _ => continue,
+                },
+                Ok(Some(Err(error))) => Err(Failure::transient(
+                    Kind::Unavailable,
+                    format!("the connection to registry {} broke: {}", url.host, root_cause(&error)),
+                )),
+                Err(_) => Err(stalled(url, self.timeouts.idle)),
+            };
+        }
+    }
+
+    /// A whole body of at most `limit` bytes.
+    pub(crate) async fn whole_body(
+        &self,
+        url: &Url,
+        mut body: Incoming,
+        limit: u64,
+    ) -> Result<Bytes, Failure> {
+        use hyper::body::Body as _;
+        let too_long =
+            || Failure::broken(format!("registry {} answered with more than {limit} bytes", url.host));
+        if body.size_hint().lower() > limit {
+            return Err(too_long());
+        }
+        let mut whole = Vec::with_capacity(usize::try_from(body.size_hint().lower()).unwrap_or(0));
+        while let Some(data) = self.next_bytes(url, &mut body).await? {
+            if (whole.len() + data.len()) as u64 > limit {
+                return Err(too_long());
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.into())
+    }
+
+    /// The beginning of a body that explains an error; what cannot be read explains nothing.
+    pub(crate) async fn error_body(&self, url: &Url, mut body: Incoming) -> Vec<u8> {
+        let mut start = Vec::new();
+        while let Ok(Some(data)) = self.next_bytes(url, &mut body).await {
+            start.extend_from_slice(&data);
+            if start.len() >= MAX_ERROR_BYTES {
+                start.truncate(MAX_ERROR_BYTES);
+                break;
+            }
+        }
+        start
+    }
+}
+
+fn stalled(url: &Url, idle: Duration) -> Failure {
+    let message = format!("registry {} has stalled: not a byte for {idle:?}", url.host);
+    Failure::transient(Kind::Unavailable, message)
+}
+
+/// Connects directly, or through the environment's proxy (`CONNECT`; https only, never to loopback).
+#[derive(Clone)]
+struct Tcp {
+    http: HttpConnector,
+    proxy: Option<Arc<Matcher>>,
+}
+
+impl Service<Uri> for Tcp {
+    type Response = TokioIo<TcpStream>;
+    type Error = BoxError;
+    type Future = Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.http.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let through = match &self.proxy {
+            Some(proxy) if uri.scheme_str() == Some("https") && !is_loopback(&uri) => proxy.intercept(&uri),
+            _ => None,
+        };
+        match through {
+            None => {
+                let connecting = self.http.call(uri);
+                Box::pin(async move { Ok(connecting.await?) })
+            }
+            Some(through) => {
+                let mut tunnel = Tunnel::new(through.uri().clone(), self.http.clone());
+                if let Some(auth) = through.basic_auth() {
+                    tunnel = tunnel.with_auth(auth.clone());
+                }
+                let connecting = tunnel.call(uri);
+                Box::pin(async move { Ok(connecting.await?) })
+            }
+        }
+    }
+}
+
+fn is_loopback(uri: &Uri) -> bool {
+    uri.authority().and_then(|a| crate::url::Host::parse(a.as_str())).is_some_and(|host| host.is_loopback())
+}
+
+/// Bounds the whole of connecting, TLS handshake included: a plain HTTP server may wait for ever for
+/// the end of what it takes for a request line.
+#[derive(Clone)]
+struct Bounded<C> {
+    inner: C,
+    within: Duration,
+}
+
+impl<C> Service<Uri> for Bounded<C>
+where
+    C: Service<Uri>,
+    C::Error: Into<BoxError>,
+    C::Future: Send + 'static,
+{
+    type Response = C::Response;
+    type Error = BoxError;
+    type Future = Connecting<C::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connecting = self.inner.call(uri);
+        let within = self.within;
+        Box::pin(async move {
+            match tokio::time::timeout(within, connecting).await {
+                Ok(result) => result.map_err(Into::into),
+                Err(_) => {
+                    let message = format!("no connection within {within:?}");
+                    Err(std::io::Error::new(std::io::ErrorKind::TimedOut, message).into())
+                }
+            }
+        })
+    }
+}
