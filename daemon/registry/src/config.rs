@@ -14,9 +14,11 @@ pub struct RegistryConfig {
     pub mirrors: Vec<String>,
     /// Base URL of the registry behind docker.io: [`DOCKER_HUB`], except in tests.
     pub docker_hub: String,
-    /// `insecure-registries`: `host`, `host:port` or CIDR. For these, and for loopback always, a bad
+    /// `insecure-registries`: `host`, `host:port` or CIDR. For these a bad
     /// certificate is accepted and plain HTTP is tried when HTTPS does not answer.
     pub insecure: Vec<String>,
+    /// Whether loopback counts as listed in `insecure` (the reference's rule).
+    pub loopback_is_insecure: bool,
     /// `User-Agent` of every request.
     pub user_agent: String,
     /// Where `<host[:port]>/{*.crt, *.cert, *.key}` are looked for, in order; the first directory that
@@ -56,6 +58,7 @@ impl Default for RegistryConfig {
             mirrors: Vec::new(),
             docker_hub: DOCKER_HUB.to_owned(),
             insecure: Vec::new(),
+            loopback_is_insecure: true,
             user_agent: format!("berth/{}", env!("CARGO_PKG_VERSION")),
             certs_dirs: vec!["/etc/berth/certs.d".into(), "/etc/docker/certs.d".into()],
             proxy_from_env: true,

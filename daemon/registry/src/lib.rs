@@ -65,7 +65,7 @@ impl Client {
     ///
     /// [`berth_domain::Meaning::InvalidInput`] for a mirror or insecure registry that cannot be read.
     pub fn new(config: RegistryConfig) -> Result<Self> {
-        let policy = Policy::new(&config.insecure)?;
+        let policy = Policy::new(&config.insecure, config.loopback_is_insecure)?;
         let endpoints = Endpoints::new(&config.mirrors, &config.docker_hub)?;
         let user_agent = HeaderValue::from_str(&config.user_agent)
             .map_err(|e| Error::invalid(format!("user agent {:?}", config.user_agent)).because(e))?;

@@ -13,14 +13,15 @@ use crate::url::Host;
 
 #[derive(Debug, Default)]
 pub(crate) struct Policy {
+    loopback: bool,
     hosts: Vec<Host>,
     networks: Vec<(IpAddr, u8)>,
 }
 
 impl Policy {
-    /// From `insecure-registries`.
-    pub(crate) fn new(entries: &[String]) -> Result<Self> {
-        let mut policy = Self::default();
+    /// From `insecure-registries`; `loopback` adds loopback to them.
+    pub(crate) fn new(entries: &[String], loopback: bool) -> Result<Self> {
+        let mut policy = Self { loopback, ..Self::default() };
         for entry in entries {
             let bare = entry
                 .trim()
@@ -42,7 +43,7 @@ impl Policy {
 
     /// Whether the host is insecure by its name or literal address alone.
     pub(crate) fn is_insecure(&self, host: &Host) -> bool {
-        host.is_loopback()
+        (self.loopback && host.is_loopback())
             || self.hosts.iter().any(|listed| {
                 listed.name() == host.name()
                     && (listed.port() == host.port()
@@ -107,7 +108,7 @@ mod tests {
     fn listed_hosts_and_networks() {
         let entries = ["reg.lan", "other.lan:5000", "10.1.0.0/16", "fd00::/8", "http://urlish.lan:80/"]
             .map(str::to_owned);
-        let policy = Policy::new(&entries).unwrap();
+        let policy = Policy::new(&entries, true).unwrap();
         for (host, expected) in [
             ("reg.lan", true),
             ("reg.lan:443", true),
@@ -129,14 +130,14 @@ mod tests {
     #[test]
     fn bad_entries_are_named() {
         for bad in ["", "a b", "10.0.0.0/33", "user@host"] {
-            let error = Policy::new(&[bad.to_owned()]).expect_err(bad);
+            let error = Policy::new(&[bad.to_owned()], true).expect_err(bad);
             assert!(error.chain().contains(&format!("{bad:?}")), "{}", error.chain());
         }
     }
 
     #[tokio::test]
     async fn everything_listed_still_leaves_docker_io_its_tls() {
-        let policy = Policy::new(&["0.0.0.0/0".to_owned(), "::/0".to_owned()]).unwrap();
+        let policy = Policy::new(&["0.0.0.0/0".to_owned(), "::/0".to_owned()], true).unwrap();
         assert!(policy.is_insecure_resolved(&Host::parse("localhost:5000").unwrap()).await);
         assert!(!policy.is_insecure_resolved(&Host::parse("registry-1.docker.io").unwrap()).await);
     }

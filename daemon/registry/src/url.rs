@@ -82,9 +82,9 @@ impl Host {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.name.contains(':') {
-            write!(f, "[{}]", self.name)?
+            write!(f, "[{}]", self.name)?;
         } else {
-            f.write_str(&self.name)?
+            f.write_str(&self.name)?;
         }
         match self.port {
             Some(port) => write!(f, ":{port}"),
