@@ -226,18 +226,10 @@ async fn redirects_are_bounded_and_stay_on_safe_ground() {
     assert!(error.chain().contains("redirects more than 5 times"), "{}", error.chain());
     assert_eq!(server.seen().len(), 6);
 
-    for (location, why) in
-        [("http://192.0.2.1/x", "not listed as insecure"), ("gopher://x", "no URL"), ("", "no URL")]
-    {
+    for (location, why) in [("http://192.0.2.1/x", "not listed as insecure"), ("gopher://x", "no URL")] {
         let server = Server::http(move |_| with(reply(307, ""), "location", location)).await;
-        let error = client().resolve(&server.reference("a"), &Auth::anonymous()).await;
-        if location.is_empty() {
-            // An empty Location is the same place: bounded like any loop.
-            assert!(error.is_err());
-            continue;
-        }
-        let chain = error.unwrap_err().chain();
-        assert!(chain.contains(why), "{location}: {chain}");
+        let error = client().resolve(&server.reference("a"), &Auth::anonymous()).await.unwrap_err();
+        assert!(error.chain().contains(why), "{location}: {}", error.chain());
     }
 }
 
