@@ -16,6 +16,6 @@ pub mod link;
 pub mod seccomp;
 pub mod spec;
 
-pub use host::{CgroupLayout, HostFacts};
+pub use host::{CgroupLayout, HostFacts, Limits};
 pub use link::{Adoption, Shim, ShimConfig, ShimError, ShimEvent, Shims};
 pub use seccomp::{SeccompCache, SeccompFilter};
