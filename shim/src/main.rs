@@ -1,3 +1,63 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Stub.
-fn main() {}
+//! `berth-shim`: one small process beside every container.
+//!
+//! It is the parent of the container's processes and holds whatever must live as long as they do: their
+//! standard streams and the log made of them, the attached clients' connections, the network namespace
+//! and the sockets that reserve published ports. The daemon drives it over `shim/proto` and may die,
+//! hang or be replaced at any moment; the exit status is on disk before anybody is told of it.
+//!
+//! One thread, one loop over `poll`, nothing that waits:
+//!
+//! ```text
+//!  daemon ⇄ link ─ requests ─┐
+//!  signals ─ reaper ─────────┼─ container ─ runtime (native | OCI command line)
+//!  timers ───────────────────┘      └─ processes ─ stdio ─ log, clients
+//! ```
+
+mod container;
+mod detach;
+mod files;
+mod flusher;
+mod link;
+mod log;
+mod oom;
+mod process;
+mod requests;
+mod runtime;
+mod say;
+mod shim;
+mod stdcopy;
+mod stdio;
+mod sys;
+mod watch;
+
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use crate::say::say;
+use crate::shim::Shim;
+
+fn main() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> std::io::Result<()> {
+    sys::name_process(c"berth-shim");
+    let socket = sys::take_stdin(stdio::null()?.as_fd())?;
+    if !rustix::net::sockopt::socket_type(&socket)
+        .is_ok_and(|kind| kind == rustix::net::SocketType::SEQPACKET)
+    {
+        return Err(std::io::Error::other("standard input is not the daemon's socket"));
+    }
+    // The daemon's session and its service manager's signals are not ours. Fails for a leader, which is fine.
+    rustix::process::setsid().ok();
+    std::env::set_current_dir("/")?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    Ok(Shim::new(socket)?.run()?)
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The system calls that rustix does not have, or not safely.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::io::{Error, Result};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Blocks the signals that the shim must not die of and gives a descriptor that tells of them.
+///
+/// Blocking rather than ignoring: what is ignored would stay so in a program that is executed.
+pub(crate) fn signals() -> Result<OwnedFd> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set before anything reads it, and all pointers are to it.
+    let fd = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in [
+            libc::SIGCHLD,
+            libc::SIGTERM,
+            libc::SIGINT,
+            libc::SIGHUP,
+            libc::SIGQUIT,
+            libc::SIGPIPE,
+            libc::SIGUSR1,
+            libc::SIGUSR2,
+            libc::SIGALRM,
+            libc::SIGWINCH,
+            libc::SIGTSTP,
+            libc::SIGTTIN,
+            libc::SIGTTOU,
+        ] {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        if libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) != 0 {
+            return Err(Error::last_os_error());
+        }
+        // The runtime of the standard library ignores it; blocked is enough, and harmless to children.
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    };
+    owned(fd)
+}
+
+/// A further process like this one. Sound here: this process has one thread.
+pub(crate) fn fork() -> Result<Option<i32>> {
+    // SAFETY: the shim is single-threaded, so no lock can be held by another thread in the child.
+    match unsafe { libc::fork() } {
+        -1 => Err(Error::last_os_error()),
+        0 => Ok(None),
+        pid => Ok(Some(pid)),
+    }
+}
+
+/// An own copy of the mount table.
+pub(crate) fn unshare_mounts() -> Result<()> {
+    // SAFETY: takes no pointers.
+    match unsafe { libc::unshare(libc::CLONE_NEWNS) } {
+        0 => Ok(()),
+        _ => Err(Error::last_os_error()),
+    }
+}
+
+/// Sends a signal of any number, the real-time ones included.
+pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    let (info, flags) = (std::ptr::null::<libc::siginfo_t>(), 0);
+    // SAFETY: a null siginfo asks for that of kill(2).
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, flags) };
+    if sent == 0 { Ok(()) } else { Err(Error::last_os_error()) }
+}
+
+/// Gives free memory at the end of the heap back to the kernel.
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointers.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Takes over standard input, which must be a descriptor of ours, leaving `/dev/null` in its place.
+pub(crate) fn take_stdin(null: BorrowedFd<'_>) -> Result<OwnedFd> {
+    // SAFETY: fcntl and dup3 take no pointers; descriptor 0 is not owned by any Rust value.
+    let taken = owned(unsafe { libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 64) })?;
+    // SAFETY: as above.
+    if unsafe { libc::dup2(null.as_raw_fd(), 0) } == -1 {
+        return Err(Error::last_os_error());
+    }
+    Ok(taken)
+}
+
+/// Names the process: one started from a memfd is called by its number.
+pub(crate) fn name_process(name: &CStr) {
+    // SAFETY: the pointer is to a C string that outlives the call.
+    unsafe {
+        libc::prctl(libc::PR_SET_NAME, name.as_ptr());
+    }
+}
+
+fn owned(fd: RawFd) -> Result<OwnedFd> {
+    if fd < 0 {
+        return Err(Error::last_os_error());
+    }
+    // SAFETY: the kernel just returned it as a new descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
