@@ -1,2 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Stub.
+//! Black-box tests of the engine, through its socket and the command lines people use.
+//!
+//! [`harness`] gives each test its own daemon, root and network namespace, and looks for leftovers at the
+//! end. [`fixtures`] makes the images that tests pull, from Debian's packages.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)] // A test's way to fail.
+
+pub mod fixtures;
+pub mod harness;

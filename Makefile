@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+# Two commands on a fresh machine, as root: `make demo` shows it, `make test` proves it. Both install what they need.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PREFIX ?= /usr/local
+TRIPLE := $(shell uname -m)-unknown-linux-gnu
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+CARGO := ./tests/with-toolchain cargo
+# The shim is static: it must run in any container's surroundings, and starts in half the time.
+SHIM := $(TARGET)/$(TRIPLE)/shim/berth-shim
+
+.PHONY: all build release shim setup demo test unit blackbox check fmt clippy deny bench test-reference fixtures install clean
+
+all: release shim
+
+setup:
+	@./tests/setup
+
+build: setup
+	$(CARGO) build --locked --workspace --bins
+
+shim: setup
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --locked --profile shim --target $(TRIPLE) -p berth-shim
+
+release: setup
+	$(CARGO) build --locked --release -p berthd -p berth
+
+demo: release shim
+	@./tests/demo $(TARGET)/release $(SHIM)
+
+fixtures: build
+	$(TARGET)/debug/fixtures
+
+# Everything that CI runs.
+test: check unit blackbox
+
+unit: setup
+	$(CARGO) test --locked --workspace --exclude berth-tests
+
+blackbox: build shim fixtures
+	BERTH_TEST_SHIM=$(abspath $(SHIM)) $(CARGO) test --locked -p berth-tests
+
+check: fmt clippy deny
+
+fmt: setup
+	$(CARGO) fmt --all --check
+
+clippy: setup
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+deny: setup
+	@./tests/check-dependencies
+
+# The same black-box tests against the reference engine (PEERS starts it beside the host's system).
+test-reference: build fixtures
+	@./tests/reference $(TARGET)/debug $(CARGO) test --locked -p berth-tests --test blackbox -- --test-threads=1 $(FILTER)
+
+bench: release shim build fixtures
+	@./tests/run-bench $(TARGET) $(SHIM)
+
+install: release shim
+	install -D -m 0755 $(TARGET)/release/berthd $(DESTDIR)$(PREFIX)/bin/berthd
+	install -D -m 0755 $(TARGET)/release/berth $(DESTDIR)$(PREFIX)/bin/berth
+	install -D -m 0755 $(SHIM) $(DESTDIR)/usr/libexec/berth/berth-shim
+	sed 's|/usr/bin/berthd|$(PREFIX)/bin/berthd|' systemd/berth.service | install -D -m 0644 /dev/stdin $(DESTDIR)/etc/systemd/system/berth.service
+	install -D -m 0644 systemd/berth.socket $(DESTDIR)/etc/systemd/system/berth.socket
+	@if [[ -z "$(DESTDIR)" ]]; then getent group berth >/dev/null || groupadd --system berth; fi
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A test's own little host: a network namespace with a registry on its loopback, a root directory, a daemon.
+//!
+//! The same tests run against another engine when `BERTH_TEST_TARGET=unix:///its/socket` is set (with
+//! `BERTH_TEST_NETNS=/run/netns/name` if it runs in a named network namespace, where a registry with the fixtures
+//! must be its mirror): a test that the reference engine fails is a wrong test. Such runs share one engine, so
+//! they take `--test-threads=1`.
+
+mod bed;
+mod cli;
+mod http;
+mod leaks;
+mod netns;
+mod pty;
+mod wait;
+
+pub use bed::{Bed, Options};
+pub use cli::{Cli, Output};
+pub use http::Response;
+pub use netns::NetNs;
+pub use pty::Pty;
+pub use wait::until;

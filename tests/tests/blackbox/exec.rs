@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Further processes in a running container.
+
+use std::io::{Read, Write};
+use std::process::Stdio;
+
+use berth_tests::harness::{Bed, Cli};
+
+fn with_sleeper() -> Bed {
+    let bed = Bed::start();
+    bed.docker(&["pull", "busybox"]).ok();
+    bed.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "cc",
+        "-e",
+        "FROM=container",
+        "-w",
+        "/tmp",
+        "busybox",
+        "sleep",
+        "1000",
+    ])
+    .ok();
+    bed
+}
+
+#[test]
+fn exec_has_the_containers_surroundings() {
+    let bed = with_sleeper();
+    assert_eq!(
+        bed.docker(&["exec", "cc", "sh", "-c", "pwd; echo $FROM; cat /proc/1/comm"]).ok(),
+        "/tmp\ncontainer\nsleep"
+    );
+    assert_eq!(
+        bed.docker(&[
+            "exec",
+            "-e",
+            "X=y",
+            "-w",
+            "/etc",
+            "-u",
+            "app",
+            "cc",
+            "sh",
+            "-c",
+            "echo $X; pwd; id -u"
+        ])
+        .ok(),
+        "y\n/etc\n1000"
+    );
+    let init = bed.docker(&["exec", "cc", "grep", "-E", "^(Cap|Seccomp:|NoNewPrivs)", "/proc/1/status"]).ok();
+    let own =
+        bed.docker(&["exec", "cc", "grep", "-E", "^(Cap|Seccomp:|NoNewPrivs)", "/proc/self/status"]).ok();
+    assert_eq!(init, own, "an exec'ed process has init's capabilities and its seccomp filter");
+    assert!(own.contains("Seccomp:\t2"), "{own}");
+    bed.finish();
+}
+
+#[test]
+fn exec_exit_codes_and_errors() {
+    let bed = with_sleeper();
+    assert_eq!(bed.docker(&["exec", "cc", "sh", "-c", "exit 17"]).code, 17);
+    assert_eq!(bed.docker(&["exec", "cc", "no-such-program"]).code, 127);
+    assert_eq!(bed.docker(&["exec", "cc", "/etc"]).code, 126);
+    assert!(bed.docker(&["exec", "nosuch", "true"]).fails(1).contains("No such container: nosuch"));
+    bed.docker(&["kill", "cc"]).ok();
+    bed.docker(&["wait", "cc"]).ok();
+    let refused = bed.docker(&["exec", "cc", "true"]).fails(1);
+    assert!(refused.contains("is not running"), "{refused}");
+    bed.finish();
+}
+
+#[test]
+fn exec_passes_stdin_through() {
+    let bed = with_sleeper();
+    let mut child = bed
+        .command(Cli::Docker, &["exec", "-i", "cc", "sh", "-c", "cat; echo eof"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"typed\n").unwrap();
+    let mut out = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    assert_eq!(out, "typed\neof\n");
+    assert!(child.wait().unwrap().success());
+    bed.finish();
+}
+
+#[test]
+fn a_hundred_execs_leave_nothing() {
+    let bed = with_sleeper();
+    for n in 0..20 {
+        let out: Vec<_> = std::thread::scope(|scope| {
+            let each: Vec<_> = (0..5)
+                .map(|m| {
+                    let bed = &bed;
+                    scope.spawn(move || bed.docker(&["exec", "cc", "echo", &format!("{n}-{m}")]).ok())
+                })
+                .collect();
+            each.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        for (m, text) in out.iter().enumerate() {
+            assert_eq!(text, &format!("{n}-{m}"));
+        }
+    }
+    // Init, the exec that asks, and what it starts.
+    let left = bed.docker(&["exec", "cc", "sh", "-c", "ls -d /proc/[0-9]* | wc -l"]).ok();
+    assert!(left.trim().parse::<u32>().unwrap() <= 4, "{left} processes are left");
+    bed.finish();
+}
+
+#[test]
+fn exec_inspect_tells_code_and_end() {
+    let bed = with_sleeper();
+    let headers = [("Content-Type", "application/json")];
+    let created = bed.api_with("POST", "/containers/cc/exec", &headers, br#"{"Cmd":["sh","-c","exit 5"]}"#);
+    assert_eq!(created.status, 201, "{}", created.text());
+    let id = created.json()["Id"].as_str().unwrap().to_owned();
+    let before = bed.api("GET", &format!("/exec/{id}/json"), "").json();
+    assert_eq!(before["Running"], false);
+    assert!(before["ExitCode"].is_null(), "{before}");
+    let started = bed.api_with("POST", &format!("/exec/{id}/start"), &headers, br#"{"Detach":true}"#);
+    assert_eq!(started.status, 200, "{}", started.text());
+    let code = berth_tests::harness::until("the exec ends", || {
+        let now = bed.api("GET", &format!("/exec/{id}/json"), "").json();
+        (now["Running"] == false).then(|| now["ExitCode"].clone())
+    });
+    assert_eq!(code, 5);
+    assert_eq!(bed.api("POST", "/containers/cc/exec", r#"{"Cmd":[]}"#).status, 400);
+    assert_eq!(bed.api("GET", "/exec/0123/json", "").message(), "No such exec instance: 0123");
+    bed.finish();
+}

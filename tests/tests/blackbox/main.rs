@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Black-box tests through the engine's socket: `make test` runs them against Berth, `make test-reference` against
+//! the reference engine.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod api;
+mod bad_input;
+mod crash;
+mod exec;
+mod images;
+mod limits;
+mod logs;
+mod network;
+mod posture;
+mod walk;
+
+/// One test body, run with the docker CLI and with `berth`.
+#[macro_export]
+macro_rules! with_each_cli {
+    ($($(#[$meta:meta])* fn $name:ident($bed:ident, $cli:ident) $body:block)*) => {$(
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            $(#[$meta])*
+            fn check($bed: &mut berth_tests::harness::Bed, $cli: berth_tests::harness::Cli) $body
+
+            #[test]
+            fn docker() {
+                let mut bed = berth_tests::harness::Bed::start();
+                check(&mut bed, berth_tests::harness::Cli::Docker);
+                bed.finish();
+            }
+
+            #[test]
+            fn berth() {
+                let mut bed = berth_tests::harness::Bed::start();
+                check(&mut bed, berth_tests::harness::Cli::Berth);
+                bed.finish();
+            }
+        }
+    )*};
+}
