@@ -29,12 +29,16 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod ipam;
 mod mac;
 mod netlink;
+mod netns;
 mod networks;
 mod nft;
+mod ports;
 mod record;
 mod request;
+mod route;
 #[cfg(test)]
 mod testing;
 

@@ -599,6 +599,10 @@ fn define_set(a: &mut Attrs<'_>, table: &str, set: &Set) {
             });
         });
     }
+    if matches!(set.key, [Field::Interface]) {
+        // For nft's eyes only (NFTNL_UDATA_SET_KEYBYTEORDER, host's): without it names are listed as "".
+        a.bytes(13, &[&[0, 4][..], &1_u32.to_ne_bytes()].concat());
+    }
     // Any number unique within the transaction.
     a.number(
         10,
