@@ -32,9 +32,13 @@
 //!   A v1 child writes `0` to `tasks`, a v2 child is born in its cgroup (`CLONE_INTO_CGROUP`).
 
 pub mod cgroup;
+mod channel;
 mod error;
 mod exec;
 mod launch;
+mod mounts;
+mod path;
+mod sys;
 pub mod user;
 
 pub use error::{Error, Kind};
