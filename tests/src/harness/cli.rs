@@ -16,9 +16,12 @@ pub enum Cli {
     Berth,
 }
 
-/// The folder that cargo built this test's binaries into.
+/// The folder of the programs under test: `BERTH_TEST_BIN`, else where cargo built this test.
 #[must_use]
 pub fn build_dir() -> PathBuf {
+    if let Some(dir) = std::env::var_os("BERTH_TEST_BIN") {
+        return PathBuf::from(dir);
+    }
     let exe = std::env::current_exe().expect("the test's own path");
     let dir = exe.parent().expect("its folder");
     if dir.ends_with("deps") {
