@@ -17,5 +17,5 @@ pub mod seccomp;
 pub mod spec;
 
 pub use host::{CgroupLayout, HostFacts, Limits};
-pub use link::{Adoption, Shim, ShimConfig, ShimError, ShimEvent, Shims};
+pub use link::{Adoption, HeldFds, Launched, Shim, ShimConfig, ShimError, ShimEvent, Shims, kill_remains};
 pub use seccomp::{SeccompCache, SeccompFilter};

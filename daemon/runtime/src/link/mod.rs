@@ -1,14 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The link to shims: spawning, finding again after a restart of the daemon, requests and events.
+//!
+//! ```text
+//!  Shim (any number of clones)          supervisor (one task a shim)               berth-shim
+//!  request --- packet, id n ------------------------------------------------------> |
+//!  waits on a oneshot <-- by id n -- reads the socket <--------- Reply{n} --------- |
+//!  events() <--- in order, bounded -- backlog <----------------- Event ------------ |
+//!           <--- Exited (exit file) -- pidfd: the process ended, collects it
+//!           <--- Gone
+//! ```
+//!
+//! A request fails with [`ShimError::Gone`] when the connection breaks before its answer: what it asked may or may not have
+//! been done. While the shim lives, a broken connection is made again through its socket in the run directory.
+//! Nothing here waits for one shim on behalf of another, and no request has a deadline of its own: a caller that must not
+//! hang puts one around it, and dropping a request's future is safe.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+mod adopt;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+mod remains;
+mod requests;
+mod shims;
+mod supervisor;
+#[cfg(test)]
+mod tests;
 
-use berth_domain::{ContainerId, Error, Result};
-use berth_shim_proto::{
-    Attach, Exec, ExitRecord, Failure, FailureKind, HeldFd, Launch, PidRecord, State, Target,
-};
-use tokio::sync::mpsc;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use berth_domain::Error;
+use berth_shim_proto::{ExitRecord, Failure, FailureKind, PidRecord, Target};
+
+pub use remains::kill_remains;
+pub use requests::Shim;
+pub use shims::Shims;
 
 /// How shims are found and where they work.
 #[derive(Debug, Clone)]
@@ -19,20 +44,13 @@ pub struct ShimConfig {
     pub exec_root: PathBuf,
 }
 
-/// Spawns and finds shims. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Shims {}
-
-/// One shim. Cheap to clone; requests of several clones are in flight together.
-#[derive(Debug, Clone)]
-pub struct Shim {}
-
-/// What a shim tells, in order. [`ShimEvent::Gone`] comes exactly once and last; an exit record, if there is one, comes before it.
+/// What a shim tells, in order. [`ShimEvent::Gone`] comes exactly once and last; an exit record, if there is one, comes
+/// before it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ShimEvent {
     /// Init ended. From the shim, or from the exit file when the shim ended before it could tell. At most once.
     Exited(ExitRecord),
-    /// An exec ended.
+    /// An exec ended. May be told twice when the connection broke meanwhile.
     ExecExited {
         /// Which.
         exec_id: String,
@@ -62,9 +80,9 @@ pub enum ShimError {
     /// The message is larger than a packet.
     #[error("the request is too large for a packet")]
     TooLarge,
-    /// The answer is not one to the request.
-    #[error("unexpected answer from the shim: {0}")]
-    Unexpected(String),
+    /// The socket failed, or the answer is not one to the request.
+    #[error("the shim's connection: {0}")]
+    Broken(String),
 }
 
 impl ShimError {
@@ -73,7 +91,25 @@ impl ShimError {
     pub fn kind(&self) -> Option<FailureKind> {
         match self {
             Self::Failed(failure) => Some(failure.kind),
-            _ => None,
+            Self::Gone | Self::TooLarge | Self::Broken(_) => None,
+        }
+    }
+}
+
+impl From<ShimError> for Error {
+    fn from(error: ShimError) -> Self {
+        let text = error.to_string();
+        match error {
+            ShimError::Failed(failure) => match failure.kind {
+                FailureKind::CommandNotFound
+                | FailureKind::CommandNotExecutable
+                | FailureKind::InvalidInput => Self::invalid(text),
+                FailureKind::NotRunning => Self::conflict(text),
+                FailureKind::Unsupported => Self::not_implemented(text),
+                FailureKind::Internal => Self::internal(text),
+            },
+            ShimError::TooLarge => Self::invalid(text),
+            ShimError::Gone | ShimError::Broken(_) => Self::internal(text),
         }
     }
 }
@@ -85,7 +121,7 @@ pub enum Adoption {
     Alive(Shim),
     /// Its shim has gone, leaving this.
     Ended(ExitRecord),
-    /// Its shim has gone without a record. The pids may be those of processes that still run.
+    /// Its shim has gone without a record. The pids may be those of processes that still run: see [`kill_remains`].
     Lost(Option<PidRecord>),
 }
 
@@ -106,143 +142,3 @@ pub struct HeldFds {
     /// Descriptors by name.
     pub fds: Vec<(String, OwnedFd)>,
 }
-
-impl Shims {
-    /// Copies the shim's program into memory.
-    ///
-    /// # Errors
-    ///
-    /// The program cannot be read.
-    pub fn new(config: ShimConfig) -> Result<Self> {
-        let _unused = config;
-        Err(Error::not_implemented("shims"))
-    }
-
-    /// Starts a shim for a container. The run directory must exist.
-    ///
-    /// # Errors
-    ///
-    /// No process, no descriptors.
-    pub async fn spawn(&self, id: &ContainerId, run_dir: &Path) -> Result<Shim> {
-        let _unused = (id, run_dir);
-        Err(Error::not_implemented("shims"))
-    }
-
-    /// Finds a shim that an earlier daemon started, or what it left.
-    ///
-    /// # Errors
-    ///
-    /// The run directory cannot be read; the shim lives and does not answer.
-    pub async fn connect(&self, id: &ContainerId, run_dir: &Path) -> Result<Adoption> {
-        let _unused = (id, run_dir);
-        Err(Error::not_implemented("shims"))
-    }
-}
-
-impl Shim {
-    /// Pid of the shim's process.
-    #[must_use]
-    pub fn pid(&self) -> i32 {
-        0
-    }
-
-    /// The events; `None` after the first call. A consumer that stops reading does not hold up answers.
-    #[must_use]
-    pub fn events(&self) -> Option<mpsc::Receiver<ShimEvent>> {
-        None
-    }
-
-    /// Starts the container. Descriptor indices in `launch` are indices into `fds`.
-    ///
-    /// # Errors
-    ///
-    /// [`ShimError::Failed`] with what the client should see.
-    pub async fn launch(&self, launch: Launch, fds: &[BorrowedFd<'_>]) -> Result<Launched, ShimError> {
-        let _unused = (launch, fds);
-        Err(ShimError::Gone)
-    }
-
-    /// Joins a stream to the container's stdio. `attach.fd` is set to the descriptor's index.
-    ///
-    /// # Errors
-    ///
-    /// The container does not run.
-    pub async fn attach(&self, attach: Attach, stream: BorrowedFd<'_>) -> Result<(), ShimError> {
-        let _unused = (attach, stream);
-        Err(ShimError::Gone)
-    }
-
-    /// Starts a further process; answers its pid. `exec.attach.fd`, if any, is set to the descriptor's index.
-    ///
-    /// # Errors
-    ///
-    /// The program cannot be run; the container does not run.
-    pub async fn exec(&self, exec: Exec, stream: Option<BorrowedFd<'_>>) -> Result<i32, ShimError> {
-        let _unused = (exec, stream);
-        Err(ShimError::Gone)
-    }
-
-    /// Sets a terminal's size in cells.
-    ///
-    /// # Errors
-    ///
-    /// No such target or no terminal.
-    pub async fn resize(&self, target: Target, height: u16, width: u16) -> Result<(), ShimError> {
-        let _unused = (target, height, width);
-        Err(ShimError::Gone)
-    }
-
-    /// Sends a signal; to every process of the container if `all`.
-    ///
-    /// # Errors
-    ///
-    /// The target has ended.
-    pub async fn signal(&self, target: Target, signal: i32, all: bool) -> Result<(), ShimError> {
-        let _unused = (target, signal, all);
-        Err(ShimError::Gone)
-    }
-
-    /// Freezes or thaws the container.
-    ///
-    /// # Errors
-    ///
-    /// It does not run, or the kernel refused.
-    pub async fn freeze(&self, frozen: bool) -> Result<(), ShimError> {
-        let _unused = frozen;
-        Err(ShimError::Gone)
-    }
-
-    /// What runs.
-    ///
-    /// # Errors
-    ///
-    /// The shim has gone.
-    pub async fn state(&self) -> Result<State, ShimError> {
-        Err(ShimError::Gone)
-    }
-
-    /// The descriptors held for the container.
-    ///
-    /// # Errors
-    ///
-    /// The shim has gone.
-    pub async fn held(&self) -> Result<HeldFds, ShimError> {
-        Err(ShimError::Gone)
-    }
-
-    /// Replaces the limits: `resources` is `linux.resources` as JSON.
-    ///
-    /// # Errors
-    ///
-    /// The kernel refused a value.
-    pub async fn update(&self, resources: serde_json::Value) -> Result<(), ShimError> {
-        let _unused = resources;
-        Err(ShimError::Gone)
-    }
-
-    /// Kills init and the shim from outside, by pidfd: for a shim that does not answer.
-    pub fn kill(&self) {}
-}
-
-#[allow(unused)]
-type Keep = HeldFd;

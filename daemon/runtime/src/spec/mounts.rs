@@ -52,7 +52,7 @@ pub(super) fn mounts(input: MountInput<'_>) -> Result<Vec<Mount>> {
                 Shm::Private => options.push(&size),
                 Shm::None => continue,
                 Shm::Host => {
-                    (kind, source, options) = ("bind", "/dev/shm".to_owned(), vec!["rbind", "rprivate"])
+                    (kind, source, options) = ("bind", "/dev/shm".to_owned(), vec!["rbind", "rprivate"]);
                 }
                 Shm::Directory(path) => {
                     let path =

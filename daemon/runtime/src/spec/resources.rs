@@ -185,7 +185,8 @@ fn check_cpu(r: &mut Resources, facts: &HostFacts, warnings: &mut Vec<String>) -
 }
 
 fn check_cpuset(r: &mut Resources, facts: &HostFacts, warnings: &mut Vec<String>) -> Result<()> {
-    if !facts.limits.cpuset && !(r.cpuset_cpus.is_empty() && r.cpuset_mems.is_empty()) {
+    let asked = !r.cpuset_cpus.is_empty() || !r.cpuset_mems.is_empty();
+    if asked && !facts.limits.cpuset {
         warnings.push(
             "Your kernel does not support cpuset or the cgroup is not mounted. Cpuset discarded.".to_owned(),
         );
@@ -286,8 +287,8 @@ fn memory(r: &Resources) -> Result<Option<LinuxMemory>> {
     if let Some(swappiness) = r.memory_swappiness.and_then(|v| u64::try_from(v).ok()) {
         memory = memory.swappiness(swappiness);
     }
-    if let Some(disable) = r.oom_kill_disable {
-        memory = memory.disable_oom_killer(disable);
+    if r.oom_kill_disable == Some(true) {
+        memory = memory.disable_oom_killer(true);
     }
     let memory = memory.build().map_err(|e| broken(&e))?;
     Ok((memory != LinuxMemory::default()).then_some(memory))

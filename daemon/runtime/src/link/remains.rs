@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The files a shim leaves, and the processes it may leave.
+
+use std::path::Path;
+use std::time::Duration;
+
+use berth_domain::{Error, Result};
+use berth_shim_proto::{EXIT_FILE, ExitRecord, PID_FILE, PidRecord};
+use berth_sys::cgroup::Hierarchies;
+use berth_sys::pidfd::PidFd;
+use serde::de::DeserializeOwned;
+
+/// Both files are written by rename: there is a whole one or none.
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("reading", path, e)),
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| Error::internal(format!("reading {}", path.display())).because(e))
+}
+
+pub(super) fn read_exit(run_dir: &Path) -> Result<Option<ExitRecord>> {
+    read(&run_dir.join(EXIT_FILE))
+}
+
+pub(super) fn read_pids(run_dir: &Path) -> Result<Option<PidRecord>> {
+    read(&run_dir.join(PID_FILE))
+}
+
+pub(super) fn kill_process(pid: i32, started: u64) -> Result<()> {
+    let killed = PidFd::open_started(pid, started).and_then(|process| match process {
+        Some(process) => process.kill(),
+        None => Ok(false),
+    });
+    killed.map(drop).map_err(|e| Error::internal(format!("killing process {pid}")).because(e))
+}
+
+/// Kills what a lost shim left running and removes its cgroup: init and the shim by their recorded pids (guarded by their start
+/// times), everything else by the cgroup. Blocks up to `limit`; false if something would not die.
+///
+/// # Errors
+///
+/// The kernel refused.
+pub fn kill_remains(pids: Option<&PidRecord>, cgroups_path: &str, limit: Duration) -> Result<bool> {
+    if let Some(pids) = pids {
+        kill_process(pids.shim, pids.shim_started)?;
+        kill_process(pids.init, pids.init_started)?;
+    }
+    let failed = |e| Error::io("emptying cgroup", cgroups_path, e);
+    let hierarchies = Hierarchies::detect().map_err(failed)?;
+    let dead = hierarchies.kill(cgroups_path, limit).map_err(failed)?;
+    Ok(dead && hierarchies.remove(cgroups_path).map_err(failed)?)
+}
