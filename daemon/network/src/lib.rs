@@ -28,7 +28,10 @@
 //! | `conntrack` | forgetting flows of ports that moved |
 #![forbid(unsafe_code)]
 
+mod books;
+mod bridge;
 mod config;
+mod conntrack;
 mod ipam;
 mod mac;
 mod netlink;
@@ -36,11 +39,16 @@ mod netns;
 mod networks;
 mod nft;
 mod ports;
+mod predefined;
 mod record;
+mod records;
 mod request;
 mod route;
+mod sandbox;
 #[cfg(test)]
 mod testing;
+mod user_defined;
+mod worker;
 
 pub use config::{AddressPool, NetworkConfig};
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};

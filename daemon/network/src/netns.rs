@@ -126,7 +126,7 @@ fn fill(shared: &Shared, home: &OwnedFd) {
         let urgent = state.waiting > state.ready.len() && state.failed.is_none();
         let room = state.ready.len() < shared.size;
         let quiet_for = state.taken_at.map_or(QUIET, |at| at.elapsed());
-        if !urgent && !(room && quiet_for >= QUIET) {
+        if !(urgent || room && quiet_for >= QUIET) {
             state = if room {
                 let rest = QUIET.saturating_sub(quiet_for);
                 shared.changed.wait_timeout(state, rest).unwrap_or_else(PoisonError::into_inner).0

@@ -2,19 +2,23 @@
 //! The public doors.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use berth_domain::{ContainerId, Error, Result};
+use tokio::sync::{mpsc, oneshot};
 
+use crate::books::Books;
+use crate::worker::{self, Job, Worker};
 use crate::{
     EndpointRecord, EndpointRequest, NetworkConfig, NetworkRecord, NetworkRequest, SandboxRecord,
     SandboxRequest,
 };
 
-/// All networks of this host that are ours. Cheap to clone.
+/// All networks of this host that are ours. Cheap to clone. The last clone to go ends the threads; what they made stays.
 #[derive(Debug, Clone)]
 pub struct Networks {
-    _private: Arc<()>,
+    books: Arc<Mutex<Books>>,
+    jobs: mpsc::Sender<Job>,
 }
 
 /// A sandbox as it was made.
@@ -39,27 +43,37 @@ pub struct NetworkView {
 
 impl Networks {
     /// Opens the networks: the default bridge, the firewall table, the kernel's settings. What is there already is
-    /// adopted; published ports of containers that still run keep working.
+    /// adopted; published ports of containers that still run keep working. Acts in the network namespace of the calling
+    /// thread, then and later.
     ///
     /// # Errors
     ///
     /// The kernel refuses (the message names the feature that is missing), or a record is unreadable.
-    pub async fn open(_config: NetworkConfig) -> Result<Self> {
-        Ok(Self { _private: Arc::new(()) })
+    pub async fn open(config: NetworkConfig) -> Result<Self> {
+        let books = Arc::new(Mutex::new(Books::default()));
+        let jobs = worker::start(config, Arc::clone(&books)).await?;
+        Ok(Self { books, jobs })
     }
 
     /// Makes a sandbox: whole, or not at all.
     ///
     /// # Errors
     ///
-    /// No such network (not found), an address or port that is taken (internal, in Docker's words), a full
+    /// No such network (not found), an address or port that is taken (in Docker's words), a full
     /// subnet or bridge. The caller puts `failed to set up container networking` on top.
-    pub async fn sandbox_create(
-        &self,
-        _container: &ContainerId,
-        _request: SandboxRequest,
-    ) -> Result<Sandbox> {
-        Err(Error::not_implemented("networking"))
+    pub async fn sandbox_create(&self, container: &ContainerId, request: SandboxRequest) -> Result<Sandbox> {
+        let container = container.clone();
+        let unwanted = container.clone();
+        self.on_worker(
+            move |worker| worker.create(&container, request),
+            // Whoever asked has gone, and would never release it.
+            move |worker, made| {
+                if made.is_ok() {
+                    worker.release(&unwanted);
+                }
+            },
+        )
+        .await?
     }
 
     /// Takes back the sandbox of a container that ran on while the daemon was away: `held` is what the shim gives back.
@@ -69,17 +83,23 @@ impl Networks {
     /// An address or port in the record already belongs to another sandbox.
     pub async fn sandbox_adopt(
         &self,
-        _container: &ContainerId,
-        _record: SandboxRecord,
-        _held: Vec<(String, OwnedFd)>,
+        container: &ContainerId,
+        record: SandboxRecord,
+        held: Vec<(String, OwnedFd)>,
     ) -> Result<()> {
-        Err(Error::not_implemented("networking"))
+        let container = container.clone();
+        self.run(move |worker| worker.adopt(&container, record, held)).await?
     }
 
     /// Gives back a container's addresses and ports, once no process of it runs any more. Knows no error: a
     /// container without a sandbox is already so. The kernel destroys links and namespace when the last
     /// descriptor of the namespace is closed; nobody waits for that.
-    pub async fn sandbox_release(&self, _container: &ContainerId) {}
+    pub async fn sandbox_release(&self, container: &ContainerId) {
+        let id = container.clone();
+        if let Err(error) = self.run(move |worker| worker.release(&id)).await {
+            tracing::error!(container = %container, error = %error.chain(), "releasing a sandbox");
+        }
+    }
 
     /// Puts a running container on one more network.
     ///
@@ -88,11 +108,14 @@ impl Networks {
     /// As [`Networks::sandbox_create`]; forbidden if it is on the network already.
     pub async fn sandbox_connect(
         &self,
-        _container: &ContainerId,
-        _netns: BorrowedFd<'_>,
-        _request: EndpointRequest,
+        container: &ContainerId,
+        netns: BorrowedFd<'_>,
+        request: EndpointRequest,
     ) -> Result<SandboxRecord> {
-        Err(Error::not_implemented("connecting a running container to a network"))
+        let container = container.clone();
+        let netns = netns.try_clone_to_owned();
+        let netns = netns.map_err(|e| Error::internal("copying a namespace's descriptor").because(e))?;
+        self.run(move |worker| worker.connect(&container, &netns, &request)).await?
     }
 
     /// Takes a running container off a network. Answers the record as it is then.
@@ -100,28 +123,27 @@ impl Networks {
     /// # Errors
     ///
     /// It is not on that network.
-    pub async fn sandbox_disconnect(
-        &self,
-        _container: &ContainerId,
-        _network: &str,
-    ) -> Result<SandboxRecord> {
-        Err(Error::not_implemented("disconnecting a running container from a network"))
+    pub async fn sandbox_disconnect(&self, container: &ContainerId, network: &str) -> Result<SandboxRecord> {
+        let (container, network) = (container.clone(), network.to_owned());
+        self.run(move |worker| worker.disconnect(&container, &network)).await?
     }
 
     /// Called once after the last [`Networks::sandbox_adopt`]: releases sandboxes of containers that are not in
-    /// `live`, removes links of ours that belong to no sandbox, and replaces the firewall table by what is known, in one transaction.
+    /// `live`, removes links of ours that belong to no sandbox, and replaces the firewall table by what is known, in one
+    /// transaction.
     ///
     /// # Errors
     ///
     /// The kernel refuses.
-    pub async fn sweep(&self, _live: &[ContainerId]) -> Result<()> {
-        Ok(())
+    pub async fn sweep(&self, live: &[ContainerId]) -> Result<()> {
+        let live = live.to_vec();
+        self.run(move |worker| worker.sweep(&live)).await?
     }
 
     /// All networks, in the order of their names.
     #[must_use]
     pub fn list(&self) -> Vec<NetworkView> {
-        Vec::new()
+        worker::lock(&self.books).views()
     }
 
     /// The network with this name, this id, or the only one whose id begins so (`default` is the default bridge).
@@ -130,7 +152,7 @@ impl Networks {
     ///
     /// `network X not found`; several ids begin so (invalid).
     pub fn resolve(&self, name: &str) -> Result<Arc<NetworkRecord>> {
-        Err(Error::not_found(format!("network {name} not found")))
+        worker::lock(&self.books).resolve(name).cloned()
     }
 
     /// As [`Networks::resolve`], with who is on it.
@@ -139,25 +161,30 @@ impl Networks {
     ///
     /// As [`Networks::resolve`].
     pub fn inspect(&self, name: &str) -> Result<NetworkView> {
-        Err(Error::not_found(format!("network {name} not found")))
+        let books = worker::lock(&self.books);
+        books.resolve(name).map(|network| books.view(network))
     }
 
     /// The sandbox of a container, if it has one.
     #[must_use]
-    pub fn sandbox(&self, _container: &ContainerId) -> Option<SandboxRecord> {
-        None
+    pub fn sandbox(&self, container: &ContainerId) -> Option<SandboxRecord> {
+        worker::lock(&self.books).sandbox(container).cloned()
     }
 
     /// Tells how a container is called now (it was renamed).
-    pub fn rename(&self, _container: &ContainerId, _name: &str) {}
+    pub fn rename(&self, container: &ContainerId, name: &str) {
+        if let Some(record) = worker::lock(&self.books).sandbox_mut(container) {
+            name.clone_into(&mut record.name);
+        }
+    }
 
     /// Makes a network that survives a power cut.
     ///
     /// # Errors
     ///
     /// The name is taken (conflict), subnets overlap (forbidden), a field is wrong (invalid).
-    pub async fn network_create(&self, _request: NetworkRequest) -> Result<Arc<NetworkRecord>> {
-        Err(Error::not_implemented("user-defined networks"))
+    pub async fn network_create(&self, request: NetworkRequest) -> Result<Arc<NetworkRecord>> {
+        self.run(move |worker| worker.network_create(request)).await?
     }
 
     /// Removes a network nobody is on.
@@ -165,7 +192,31 @@ impl Networks {
     /// # Errors
     ///
     /// Not found; forbidden for the predefined ones and while containers are on it.
-    pub async fn network_remove(&self, _name: &str) -> Result<Arc<NetworkRecord>> {
-        Err(Error::not_implemented("user-defined networks"))
+    pub async fn network_remove(&self, name: &str) -> Result<Arc<NetworkRecord>> {
+        let name = name.to_owned();
+        self.run(move |worker| worker.network_remove(&name)).await?
+    }
+
+    /// Runs on the worker's thread, to its end even if the caller goes away.
+    async fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Worker) -> T + Send + 'static) -> Result<T> {
+        self.on_worker(job, |_, _| {}).await
+    }
+
+    /// As [`Networks::run`]; `unwanted` gets the outcome if the caller has gone away.
+    async fn on_worker<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Worker) -> T + Send + 'static,
+        unwanted: impl FnOnce(&mut Worker, T) + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |worker| {
+            let outcome = job(worker);
+            if let Err(outcome) = reply.send(outcome) {
+                unwanted(worker, outcome);
+            }
+        });
+        let ended = || Error::unavailable("the network thread has ended");
+        self.jobs.send(job).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())
     }
 }

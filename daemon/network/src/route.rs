@@ -140,12 +140,6 @@ impl Routes {
         self.send(requests)
     }
 
-    /// Sets the default route over this link, whatever it was.
-    pub(crate) fn set_default_route(&mut self, index: u32, gateway: Ipv4Addr) -> Result<(), Refused> {
-        let (message, _) = default_route(index, gateway);
-        self.send(vec![(message, NLM_F_CREATE | NLM_F_REPLACE)])
-    }
-
     /// Brings a link up.
     pub(crate) fn set_up(&mut self, index: u32) -> Result<(), Refused> {
         self.send(vec![up(index)])

@@ -405,7 +405,7 @@ impl Firewall {
             match self.add(known.elements()) {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    tracing::warn!(error = %chain(&error), "the firewall table does not take our networks; replacing it")
+                    tracing::warn!(error = %chain(&error), "the firewall table does not take our networks; replacing it");
                 }
             }
         }

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Forgetting the flows of UDP ports that were published or given back.
+//!
+//! The kernel decides once a flow where its packets go. A client that keeps sending to a port keeps its flow
+//! alive, and with it the decision of the time before: nowhere, or the container that is gone. TCP has no such trouble: its
+//! connections end.
+
+use rustix::io::Errno;
+
+use crate::Protocol;
+use crate::netlink::{Attributes, NETLINK_NETFILTER, Netlink, Refused, align4};
+use crate::nft::Forward;
+use crate::worker::Worker;
+
+const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+const IPCTNL_MSG_CT_GET: u16 = 1;
+const IPCTNL_MSG_CT_DELETE: u16 = 2;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
+const NLA_F_NESTED: u16 = 0x8000;
+const AF_INET: u8 = 2;
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_IP: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_IP_V4_DST: u16 = 2;
+const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_DST_PORT: u16 = 3;
+
+impl Worker {
+    /// Forgets the flows to these ports. Nothing is said to have failed: a flow that stays ends by itself once its client pauses.
+    pub(crate) fn forget_flows(&self, forwards: &[Forward]) {
+        let udp: Vec<&Forward> = forwards.iter().filter(|f| f.protocol == Protocol::Udp).collect();
+        if udp.is_empty() {
+            return;
+        }
+        let forget = || -> std::io::Result<Result<(), Refused>> {
+            Ok(forget(&mut Netlink::open(NETLINK_NETFILTER)?, &udp))
+        };
+        match forget() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "forgetting flows of UDP ports"),
+            Err(error) => tracing::warn!(%error, "forgetting flows of UDP ports"),
+        }
+    }
+}
+
+fn forget(netlink: &mut Netlink, udp: &[&Forward]) -> Result<(), Refused> {
+    let mut stale: Vec<Vec<u8>> = Vec::new();
+    let seq = netlink.next_seq();
+    let dump = message(IPCTNL_MSG_CT_GET, NLM_F_REQUEST | NLM_F_DUMP, seq, &[]);
+    netlink.exchange(&dump, seq, |_, payload| {
+        let attributes = payload.get(4..).unwrap_or_default();
+        if let Some((_, tuple)) = Attributes(attributes).find(|(kind, _)| *kind == CTA_TUPLE_ORIG) {
+            if leads_to(tuple, udp) {
+                stale.push(tuple.to_vec());
+            }
+        }
+    })?;
+    for tuple in stale {
+        let seq = netlink.next_seq();
+        let delete = message(IPCTNL_MSG_CT_DELETE, NLM_F_REQUEST | NLM_F_ACK, seq, &tuple);
+        match netlink.exchange(&delete, seq, |_, _| {}) {
+            Err(error) if !error.is(Errno::NOENT) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether a flow was begun to one of these ports.
+fn leads_to(tuple: &[u8], udp: &[&Forward]) -> bool {
+    let (mut to, mut protocol, mut port) = (None, None, None);
+    for (kind, value) in Attributes(tuple) {
+        for (inner, value) in Attributes(value) {
+            match (kind, inner) {
+                (CTA_TUPLE_IP, CTA_IP_V4_DST) => to = value.first_chunk::<4>().copied(),
+                (CTA_TUPLE_PROTO, CTA_PROTO_NUM) => protocol = value.first().copied(),
+                (CTA_TUPLE_PROTO, CTA_PROTO_DST_PORT) => {
+                    port = value.first_chunk::<2>().map(|p| u16::from_be_bytes(*p));
+                }
+                _ => {}
+            }
+        }
+    }
+    protocol == Some(Protocol::Udp.number())
+        && udp.iter().any(|f| {
+            Some(f.host_port) == port && (f.host_ip.is_unspecified() || Some(f.host_ip.octets()) == to)
+        })
+}
+
+fn message(kind: u16, flags: u16, seq: u32, tuple: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 4];
+    bytes.extend_from_slice(&(NFNL_SUBSYS_CTNETLINK << 8 | kind).to_ne_bytes());
+    bytes.extend_from_slice(&flags.to_ne_bytes());
+    bytes.extend_from_slice(&seq.to_ne_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    // struct nfgenmsg
+    bytes.extend_from_slice(&[AF_INET, 0, 0, 0]);
+    if !tuple.is_empty() {
+        let len = u16::try_from(tuple.len() + 4).unwrap_or(u16::MAX);
+        bytes.extend_from_slice(&len.to_ne_bytes());
+        bytes.extend_from_slice(&(CTA_TUPLE_ORIG | NLA_F_NESTED).to_ne_bytes());
+        bytes.extend_from_slice(tuple);
+        bytes.resize(align4(bytes.len()), 0);
+    }
+    let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    bytes[..4].copy_from_slice(&len.to_ne_bytes());
+    bytes
+}

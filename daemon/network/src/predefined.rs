@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The networks that are always there: `none`, `host` and the default bridge (`bridge`). Their records are kept like the
+//! others', so that their ids stay.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use berth_domain::{Error, Result};
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::books::DEFAULT;
+use crate::ipam::{choose_subnet, docker_pools, overlap};
+use crate::sandbox::random_id;
+use crate::worker::Worker;
+use crate::{AddressPool, AddressRange, BridgeRecord, Driver, NetworkRecord, bridge, records};
+
+/// Options that `inspect` shows, by Docker's names.
+pub(crate) mod option {
+    pub(crate) const DEFAULT_BRIDGE: &str = "com.docker.network.bridge.default_bridge";
+    pub(crate) const ICC: &str = "com.docker.network.bridge.enable_icc";
+    pub(crate) const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+    pub(crate) const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
+    pub(crate) const NAME: &str = "com.docker.network.bridge.name";
+    pub(crate) const MTU: &str = "com.docker.network.driver.mtu";
+}
+
+impl Worker {
+    /// All networks' records; those predefined are made, or brought in line with the configuration.
+    pub(crate) fn load_networks(&mut self) -> Result<Vec<NetworkRecord>> {
+        let mut networks = self.records.load()?;
+        for (name, driver) in [("none", Driver::Null), ("host", Driver::Host)] {
+            if !networks.iter().any(|n| n.name == name) {
+                let network = blank(name, driver)?;
+                self.records.save(&network)?;
+                networks.push(network);
+            }
+        }
+        let at = networks.iter().position(|n| n.name == DEFAULT);
+        let before = at.map(|at| networks.remove(at));
+        if let Some(link) = self.config.bridge.clone() {
+            let network = self.default_network(before.as_ref(), &link, &networks)?;
+            if before.as_ref() != Some(&network) {
+                self.records.save(&network)?;
+            }
+            networks.push(network);
+        }
+        Ok(networks)
+    }
+
+    /// The default bridge's subnet is, in this order: what is configured; what the bridge has already; what it was; the first
+    /// of the pools that nothing else on this host uses.
+    fn default_network(
+        &mut self,
+        before: Option<&NetworkRecord>,
+        link: &str,
+        others: &[NetworkRecord],
+    ) -> Result<NetworkRecord> {
+        bridge::check_name(link)?;
+        let present = bridge::present_address(&mut self.routes, link)?;
+        // A bridge that we did not make belongs to who did.
+        let adopted = match before.and_then(|b| b.bridge.as_ref()).filter(|b| b.link == link) {
+            Some(bridge) => bridge.adopted && present.is_some(),
+            None => present.is_some(),
+        };
+        let was = before.and_then(bridge::gateway);
+        let mut used = bridge::used_by_host(&mut self.routes, &[link])?;
+        let subnets = others.iter().flat_map(|n| &n.ranges).filter_map(v4_subnet);
+        used.extend(subnets.clone());
+        let free = |net: &Ipv4Net| !used.iter().any(|u| overlap(u, net));
+        let address = match (self.config.bip, present, was) {
+            (Some(bip), ..) => {
+                check_bip(bip, subnets)?;
+                bip
+            }
+            (None, Some(present), _) => present,
+            (None, None, Some(was)) if free(&was) => was,
+            (None, None, _) => {
+                let subnet = choose_subnet(&self.pools(), &used).ok_or_else(no_pool)?;
+                Ipv4Net::new(bridge::default_gateway(subnet), subnet.prefix_len()).unwrap_or(subnet)
+            }
+        };
+        let within = self.config.fixed_cidr.map(|f| f.trunc());
+        if let Some(within) = within.filter(|w| !address.contains(w)) {
+            return Err(Error::invalid(format!(
+                "fixed-cidr {within} is not within the default bridge's subnet {}",
+                address.trunc()
+            )));
+        }
+        let mut network = match before {
+            Some(before) => before.clone(),
+            None => blank(DEFAULT, Driver::Bridge)?,
+        };
+        network.ranges = vec![AddressRange {
+            subnet: IpNet::V4(address.trunc()),
+            range: within.map(IpNet::V4),
+            gateway: Some(IpAddr::V4(address.addr())),
+            reserved: BTreeMap::new(),
+            chosen_by_user: self.config.bip.is_some(),
+            gateway_chosen_by_user: true,
+        }];
+        network.bridge = Some(BridgeRecord {
+            link: link.to_owned(),
+            mtu: self.config.mtu,
+            icc: self.config.icc,
+            masquerade: self.config.masquerade,
+            host_binding_ipv4: self.config.default_host_ip,
+            adopted,
+        });
+        network.options = BTreeMap::from([
+            (option::DEFAULT_BRIDGE.into(), "true".into()),
+            (option::ICC.into(), self.config.icc.to_string()),
+            (option::MASQUERADE.into(), self.config.masquerade.to_string()),
+            (option::HOST_BINDING.into(), self.config.default_host_ip.to_string()),
+            (option::NAME.into(), link.to_owned()),
+            (option::MTU.into(), self.config.mtu.to_string()),
+        ]);
+        Ok(network)
+    }
+
+    /// The pools that subnets are cut from.
+    pub(crate) fn pools(&self) -> Vec<AddressPool> {
+        if self.config.default_address_pools.is_empty() {
+            docker_pools()
+        } else {
+            self.config.default_address_pools.clone()
+        }
+    }
+}
+
+/// A record with nothing in it.
+pub(crate) fn blank(name: &str, driver: Driver) -> Result<NetworkRecord> {
+    Ok(NetworkRecord {
+        version: records::VERSION,
+        id: random_id()?,
+        name: name.to_owned(),
+        driver,
+        created_at: jiff::Timestamp::now(),
+        ipv4: true,
+        ipv6: false,
+        internal: false,
+        attachable: false,
+        ranges: Vec::new(),
+        bridge: None,
+        options: BTreeMap::new(),
+        ipam_options: BTreeMap::new(),
+        labels: BTreeMap::new(),
+    })
+}
+
+pub(crate) fn v4_subnet(range: &AddressRange) -> Option<Ipv4Net> {
+    match range.subnet {
+        IpNet::V4(net) => Some(net.trunc()),
+        IpNet::V6(_) => None,
+    }
+}
+
+pub(crate) fn no_pool() -> Error {
+    Error::invalid("all predefined address pools have been fully subnetted")
+}
+
+fn check_bip(bip: Ipv4Net, mut others: impl Iterator<Item = Ipv4Net>) -> Result<()> {
+    if bip.prefix_len() > 30 || bip.addr() == bip.network() || bip.addr() == bip.broadcast() {
+        return Err(Error::invalid(format!(
+            "bip {bip}: a host's address within a subnet expected, such as 172.17.0.1/16"
+        )));
+    }
+    match others.find(|other| overlap(other, &bip.trunc())) {
+        Some(other) => {
+            Err(Error::invalid(format!("bip {bip} overlaps the subnet {other} of another network")))
+        }
+        None => Ok(()),
+    }
+}

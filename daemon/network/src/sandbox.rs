@@ -1,0 +1,550 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Making, adopting and releasing sandboxes (runs on the worker's thread).
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use berth_domain::{ContainerId, EndpointId, Error, Result};
+use ipnet::Ipv4Net;
+use rustix::io::Errno;
+
+use crate::books::{self, Held};
+use crate::ipam::NoAddress;
+use crate::netlink::Refused;
+use crate::netns::{self, Namespace};
+use crate::networks::Sandbox;
+use crate::ports::held_name;
+use crate::route::{Inside, Pair, PortOptions};
+use crate::worker::Worker;
+use crate::{
+    Driver, EndpointRecord, EndpointRequest, Mac, Mode, NetworkRecord, PortRequest, PublishedPort,
+    SandboxRecord, SandboxRequest,
+};
+
+/// How our links begin; the rest is of the endpoint's id.
+const LINK_PREFIX: &str = "vb";
+
+/// 64 hexadecimal digits.
+pub(crate) fn random_id() -> Result<String> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| Error::internal("reading random bytes").because(e.to_string()))?;
+    Ok(EndpointId::from_bytes(bytes).as_str().to_owned())
+}
+
+fn link_name(endpoint_id: &str) -> String {
+    format!("{LINK_PREFIX}{}", &endpoint_id[..13])
+}
+
+fn is_link_of_ours(name: &str) -> bool {
+    name.strip_prefix(LINK_PREFIX)
+        .is_some_and(|rest| rest.len() == 13 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+impl Worker {
+    pub(crate) fn create(&mut self, container: &ContainerId, request: SandboxRequest) -> Result<Sandbox> {
+        if self.books().sandbox(container).is_some() {
+            return Err(Error::conflict(format!("container {} has a sandbox already", container.short())));
+        }
+        let SandboxRequest { name, mode, ports } = request;
+        let (endpoints, ports) = match mode {
+            Mode::Container(netns) => {
+                let record = SandboxRecord { name, ..SandboxRecord::default() };
+                return Ok(Sandbox { netns: Some(netns), record, held: Vec::new() });
+            }
+            Mode::Host => (vec![EndpointRequest::on("host")], Vec::new()),
+            Mode::None => (vec![EndpointRequest::on("none")], Vec::new()),
+            Mode::Networks(endpoints) => (endpoints, ports),
+        };
+        let plan = self.plan(&endpoints)?;
+        let on_host = plan.iter().any(|(network, _)| network.driver == Driver::Host);
+        if plan.len() > 1 && plan.iter().any(|(network, _)| network.driver != Driver::Bridge) {
+            return Err(Error::invalid("a container on the network host or none can be on no other network"));
+        }
+        let record = SandboxRecord { sandbox_id: random_id()?, name, ..SandboxRecord::default() };
+        self.books().put(container.clone(), Held { record, sockets: Vec::new() });
+        let made = if on_host {
+            self.add_endpoints(container, &plan).map(|()| None)
+        } else {
+            self.build(container, &plan, &ports).map(Some)
+        };
+        match made {
+            Ok(netns) => {
+                let books = self.books();
+                let record = books.sandbox(container).cloned().unwrap_or_default();
+                drop(books);
+                match self.copies(container) {
+                    Ok(held) => Ok(Sandbox { netns, record, held }),
+                    Err(error) => {
+                        self.release(container);
+                        Err(error)
+                    }
+                }
+            }
+            Err(error) => {
+                self.release(container);
+                Err(error)
+            }
+        }
+    }
+
+    /// The networks meant, the one that gives the default gateway first.
+    fn plan(&self, endpoints: &[EndpointRequest]) -> Result<Vec<(Arc<NetworkRecord>, EndpointRequest)>> {
+        let mut plan: Vec<(Arc<NetworkRecord>, EndpointRequest)> = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
+            let network = self.resolve(&endpoint.network)?;
+            if plan.iter().any(|(other, _)| other.id == network.id) {
+                return Err(Error::invalid(format!("network {} is named twice", network.name)));
+            }
+            check_static(&network, endpoint)?;
+            plan.push((network, endpoint.clone()));
+        }
+        plan.sort_by(|(a, ra), (b, rb)| {
+            let key =
+                |n: &NetworkRecord, r: &EndpointRequest| (n.internal, std::cmp::Reverse(r.gateway_priority));
+            key(a, ra).cmp(&key(b, rb)).then_with(|| a.name.cmp(&b.name))
+        });
+        Ok(plan)
+    }
+
+    /// Leases addresses; the endpoints are in the books when it returns.
+    fn add_endpoints(
+        &mut self,
+        container: &ContainerId,
+        plan: &[(Arc<NetworkRecord>, EndpointRequest)],
+    ) -> Result<()> {
+        for (network, request) in plan {
+            let endpoint = self.new_endpoint(container, network, request)?;
+            if let Some(record) = self.books().sandbox_mut(container) {
+                record.endpoints.push(endpoint);
+            }
+        }
+        Ok(())
+    }
+
+    fn new_endpoint(
+        &mut self,
+        container: &ContainerId,
+        network: &NetworkRecord,
+        request: &EndpointRequest,
+    ) -> Result<EndpointRecord> {
+        let endpoint_id = random_id()?;
+        let mut books = self.books();
+        let (mut gateway_free, mut interface) = (true, 0);
+        if let Some(sandbox) = books.sandbox(container) {
+            gateway_free = sandbox.endpoints.iter().all(|e| e.gateway.is_none());
+            let used =
+                |n: u32| sandbox.endpoints.iter().any(|e| e.interface.as_deref() == Some(&format!("eth{n}")));
+            interface = (0..).find(|n| !used(*n)).unwrap_or(0);
+        }
+        let bridged = network.driver == Driver::Bridge && network.ipv4;
+        let (ipv4, ipv4_prefix) = if bridged {
+            let leased = books.lease(&network.id, request.ipv4);
+            let (ip, prefix) = leased.map_err(|e| no_address(network, e))?;
+            (Some(ip), prefix)
+        } else {
+            (None, 0)
+        };
+        let gateway =
+            crate::bridge::gateway(network).map(|g| g.addr()).filter(|_| gateway_free && !network.internal);
+        Ok(EndpointRecord {
+            network_id: network.id.clone(),
+            network_name: network.name.clone(),
+            link: bridged.then(|| link_name(&endpoint_id)),
+            interface: bridged.then(|| format!("eth{interface}")),
+            endpoint_id,
+            ipv4,
+            ipv4_prefix,
+            gateway: gateway.filter(|_| bridged),
+            ipv6: None,
+            ipv6_prefix: 0,
+            ipv6_gateway: None,
+            mac: ipv4.map(|ip| request.mac.unwrap_or(Mac::of_ip(ip))),
+            asked_ipv4: request.ipv4,
+            asked_ipv6: request.ipv6,
+            aliases: request.aliases.clone(),
+            options: request.options.clone(),
+            gateway_priority: request.gateway_priority,
+        })
+    }
+
+    fn build(
+        &mut self,
+        container: &ContainerId,
+        plan: &[(Arc<NetworkRecord>, EndpointRequest)],
+        ports: &[PortRequest],
+    ) -> Result<OwnedFd> {
+        self.add_endpoints(container, plan)?;
+        self.reserve_ports(container, plan, ports)?;
+        let mut namespace = self.namespaces.take()?;
+        let endpoints = self.books().sandbox(container).map(|s| s.endpoints.clone()).unwrap_or_default();
+        for (n, endpoint) in (0..).zip(&endpoints) {
+            self.link_up(endpoint, &mut namespace, n)?;
+        }
+        self.publish(container)?;
+        Ok(namespace.fd)
+    }
+
+    fn link_up(&mut self, endpoint: &EndpointRecord, namespace: &mut Namespace, nth: u32) -> Result<()> {
+        let (Some(interface), Some(ip)) = (&endpoint.interface, endpoint.ipv4) else { return Ok(()) };
+        self.plug(endpoint, namespace.fd.as_fd())?;
+        let address = Ipv4Net::new(ip, endpoint.ipv4_prefix)
+            .map_err(|e| Error::internal(format!("prefix length of {ip}")).because(e))?;
+        let inside = Inside { address, gateway: endpoint.gateway };
+        namespace.routes.configure(interface, namespace.next_index + nth, &inside).map_err(|e| {
+            Error::internal(format!("setting up {interface} on network {}", endpoint.network_name)).because(e)
+        })
+    }
+
+    /// Makes an endpoint's pair of links.
+    fn plug(&mut self, endpoint: &EndpointRecord, netns: BorrowedFd<'_>) -> Result<()> {
+        let (Some(host), Some(container), Some(mac)) = (&endpoint.link, &endpoint.interface, endpoint.mac)
+        else {
+            return Ok(());
+        };
+        let network = self.resolve(&endpoint.network_id)?;
+        let Some(settings) = &network.bridge else { return Ok(()) };
+        let index = self.books().link(&network.id);
+        let index = match index {
+            Some(index) => index,
+            // Its bridge could not be made when we opened: perhaps it can now.
+            None => self.raise_again(&network)?,
+        };
+        let port = PortOptions { hairpin: Self::bridged_frames_are_filtered(), isolated: !settings.icc };
+        let mut pair = Pair { host, container, bridge: index, mac, mtu: settings.mtu, netns, port };
+        let made = match self.routes.create_pair(&pair) {
+            // Somebody removed the bridge behind our back.
+            Err(e) if e.is(Errno::NODEV) || e.is(Errno::INVAL) || e.is(Errno::OPNOTSUPP) => {
+                pair.bridge = self.raise_again(&network)?;
+                self.routes.create_pair(&pair)
+            }
+            result => result,
+        };
+        made.map_err(|e| no_pair(&network, &settings.link, e))
+    }
+
+    fn raise_again(&mut self, network: &NetworkRecord) -> Result<u32> {
+        self.raise(network)?;
+        self.books()
+            .link(&network.id)
+            .ok_or_else(|| Error::internal(format!("network {} has no bridge", network.name)))
+    }
+
+    fn reserve_ports(
+        &mut self,
+        container: &ContainerId,
+        plan: &[(Arc<NetworkRecord>, EndpointRequest)],
+        requests: &[PortRequest],
+    ) -> Result<()> {
+        let (name, endpoint) = match self.books().sandbox(container) {
+            Some(record) => (record.name.clone(), books::published_endpoint(record).cloned()),
+            None => return Ok(()),
+        };
+        // Without a way out there is none in either.
+        let Some(endpoint) = endpoint else { return Ok(()) };
+        for request in requests {
+            if request.container_port == 0 {
+                return Err(Error::invalid("invalid container port 0"));
+            }
+            if let Some(IpAddr::V6(ip)) = request.host_ip {
+                return Err(Error::not_implemented(format!("publishing a port on the IPv6 address {ip}")));
+            }
+        }
+        let bridge =
+            plan.iter().find(|(n, _)| n.id == endpoint.network_id).and_then(|(n, _)| n.bridge.as_ref());
+        let default_ip = bridge.map_or(Ipv4Addr::UNSPECIFIED, |b| b.host_binding_ipv4);
+        let reserved = {
+            let books = self.books();
+            self.ports
+                .reserve(requests, default_ip, |protocol, ip, port| books.is_published(protocol, ip, port))
+        };
+        let reserved = reserved.map_err(|e| {
+            let id = &endpoint.endpoint_id;
+            Error::internal(format!(
+                "driver failed programming external connectivity on endpoint {name} ({id})"
+            ))
+            .because(e)
+        })?;
+        if let Some(held) = self.books().held_mut(container) {
+            for reservation in reserved {
+                held.record.ports.push(reservation.port.clone());
+                held.sockets.push((reservation.port, reservation.sockets));
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, container: &ContainerId) -> Result<()> {
+        let forwards =
+            self.books().sandbox(container).map(|s| books::forwards(container, s)).unwrap_or_default();
+        if forwards.is_empty() {
+            return Ok(());
+        }
+        self.change_firewall(|firewall| firewall.publish(&forwards))?;
+        self.forget_flows(&forwards);
+        Ok(())
+    }
+
+    /// Copies of the descriptors that the shim is to hold.
+    fn copies(&self, container: &ContainerId) -> Result<Vec<(String, OwnedFd)>> {
+        let mut copies = Vec::new();
+        for (port, sockets) in self.books().sockets(container) {
+            for socket in sockets {
+                let copy = socket.try_clone().map_err(|e| Error::internal("copying a socket").because(e))?;
+                copies.push((held_name(port), copy));
+            }
+        }
+        Ok(copies)
+    }
+
+    pub(crate) fn adopt(
+        &mut self,
+        container: &ContainerId,
+        record: SandboxRecord,
+        held: Vec<(String, OwnedFd)>,
+    ) -> Result<()> {
+        self.check_adoptable(container, &record)?;
+        let mut by_name: Vec<(String, OwnedFd)> = held;
+        let mut sockets: Vec<(PublishedPort, Vec<OwnedFd>)> = Vec::new();
+        for port in &record.ports {
+            let name = held_name(port);
+            let (mine, rest): (Vec<_>, Vec<_>) = by_name.into_iter().partition(|(n, _)| *n == name);
+            by_name = rest;
+            sockets.push((port.clone(), mine.into_iter().map(|(_, socket)| socket).collect()));
+        }
+        let mut books = self.books();
+        for endpoint in &record.endpoints {
+            if let Some(ip) = endpoint.ipv4 {
+                // Checked above; outside the subnet (it was configured anew) there is nothing to lease.
+                if let Err(error) = books.lease(&endpoint.network_id, Some(ip)) {
+                    tracing::warn!(container = %container, %ip, %error, "an adopted address is not of its network's subnet");
+                }
+            }
+        }
+        books.put(container.clone(), Held { record, sockets });
+        Ok(())
+    }
+
+    fn check_adoptable(&self, container: &ContainerId, record: &SandboxRecord) -> Result<()> {
+        let mut books = self.books();
+        if books.sandbox(container).is_some() {
+            return Err(Error::conflict(format!("container {} has a sandbox already", container.short())));
+        }
+        for endpoint in &record.endpoints {
+            let Some(ip) = endpoint.ipv4 else { continue };
+            match books.lease(&endpoint.network_id, Some(ip)) {
+                Ok(_) => books.give_back(&endpoint.network_id, ip),
+                Err(NoAddress::Taken) => {
+                    let name = &endpoint.network_name;
+                    return Err(Error::conflict(format!(
+                        "address {ip} on network {name} belongs to another container"
+                    )));
+                }
+                Err(NoAddress::Outside(_) | NoAddress::Exhausted) => {}
+            }
+        }
+        for port in &record.ports {
+            if books.is_published(port.protocol, port.host_ip, port.host_port) {
+                let number = port.host_port;
+                return Err(Error::conflict(format!(
+                    "port {number}/{} belongs to another container",
+                    port.protocol
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives all back. Nothing here waits for the kernel to take links or namespaces apart.
+    pub(crate) fn release(&mut self, container: &ContainerId) {
+        let Some(held) = self.books().take(container) else { return };
+        let forwards = books::forwards(container, &held.record);
+        if !forwards.is_empty() {
+            if let Err(error) = self.change_firewall(|firewall| firewall.unpublish(&forwards)) {
+                // The next change or sweep replaces the table.
+                tracing::error!(container = %container, error = %error.chain(), "unpublishing ports");
+            }
+            self.forget_flows(&forwards);
+        }
+        for (port, sockets) in held.sockets {
+            self.ports.give_back(&port, sockets);
+        }
+    }
+
+    pub(crate) fn sweep(&mut self, live: &[ContainerId]) -> Result<()> {
+        let dead: Vec<ContainerId> =
+            self.books().containers().filter(|c| !live.contains(c)).cloned().collect();
+        for container in dead {
+            self.release(&container);
+        }
+        let bridges: Vec<u32> = {
+            let books = self.books();
+            books.networks().filter_map(|n| books.link(&n.id)).collect()
+        };
+        let links = self.routes.links().map_err(|e| Error::internal("listing links").because(e))?;
+        for link in links {
+            let of_ours = is_link_of_ours(&link.name) && link.master.is_some_and(|m| bridges.contains(&m));
+            if of_ours && !self.books().knows_link(&link.name) {
+                tracing::info!(link = %link.name, "removing a link that belongs to no container");
+                match self.routes.delete(link.index) {
+                    Ok(()) => {}
+                    Err(e) if e.is(Errno::NODEV) => {}
+                    Err(e) => return Err(Error::internal(format!("removing link {}", link.name)).because(e)),
+                }
+            }
+        }
+        self.rebuild_firewall()
+    }
+
+    pub(crate) fn connect(
+        &mut self,
+        container: &ContainerId,
+        netns: &OwnedFd,
+        request: &EndpointRequest,
+    ) -> Result<SandboxRecord> {
+        let network = self.resolve(&request.network)?;
+        let sandbox = self.books().sandbox(container).cloned();
+        let Some(sandbox) = sandbox else {
+            return Err(Error::conflict(format!("container {} is not running", container.short())));
+        };
+        if network.driver != Driver::Bridge {
+            return Err(Error::invalid(format!(
+                "a container cannot be connected to the network {}",
+                network.name
+            )));
+        }
+        if sandbox.endpoints.iter().any(|e| e.network_id == network.id) {
+            let text =
+                format!("endpoint with name {} already exists in network {}", sandbox.name, network.name);
+            return Err(Error::forbidden(text));
+        }
+        if sandbox.endpoints.iter().any(|e| e.mac.is_none()) || sandbox.sandbox_id.is_empty() {
+            return Err(Error::conflict(
+                "a container on the network host or none, or on another container's network, cannot be connected to a network",
+            ));
+        }
+        check_static(&network, request)?;
+        let endpoint = self.new_endpoint(container, &network, request)?;
+        match self.connect_endpoint(&endpoint, netns) {
+            Ok(()) => {
+                let mut books = self.books();
+                let Some(record) = books.sandbox_mut(container) else {
+                    return Err(Error::internal("the sandbox went away"));
+                };
+                record.endpoints.push(endpoint);
+                Ok(record.clone())
+            }
+            Err(error) => {
+                if let Some(ip) = endpoint.ipv4 {
+                    self.books().give_back(&network.id, ip);
+                }
+                self.unplug(&endpoint);
+                Err(error)
+            }
+        }
+    }
+
+    fn connect_endpoint(&mut self, endpoint: &EndpointRecord, netns: &OwnedFd) -> Result<()> {
+        let routes = netns::routes_inside(netns.as_fd())?;
+        let fd =
+            netns.try_clone().map_err(|e| Error::internal("copying a namespace's descriptor").because(e))?;
+        // The index cannot be guessed here; 0 is nobody's, so that the link is looked up by name.
+        let mut namespace = Namespace { fd, routes, next_index: 0 };
+        self.link_up(endpoint, &mut namespace, 0)
+    }
+
+    pub(crate) fn disconnect(&mut self, container: &ContainerId, network: &str) -> Result<SandboxRecord> {
+        let network = self.resolve(network)?;
+        let mut books = self.books();
+        let not_there = || {
+            Error::not_found(format!(
+                "container {} is not connected to network {}",
+                container.short(),
+                network.name
+            ))
+        };
+        let record = books.sandbox_mut(container).ok_or_else(not_there)?;
+        let at = record.endpoints.iter().position(|e| e.network_id == network.id).ok_or_else(not_there)?;
+        if books::published_endpoint(record).is_some_and(|e| e.network_id == network.id)
+            && !record.ports.is_empty()
+        {
+            return Err(Error::not_implemented(format!(
+                "disconnecting a running container from {}, the network that its published ports use",
+                network.name
+            )));
+        }
+        let endpoint = record.endpoints.remove(at);
+        let record = record.clone();
+        if let Some(ip) = endpoint.ipv4 {
+            books.give_back(&network.id, ip);
+        }
+        drop(books);
+        self.unplug(&endpoint);
+        Ok(record)
+    }
+
+    /// Removes an endpoint's links, in the background: the kernel takes its time.
+    fn unplug(&mut self, endpoint: &EndpointRecord) {
+        let Some(name) = endpoint.link.clone() else { return };
+        let routes = match crate::route::Routes::open() {
+            Ok(routes) => routes,
+            Err(error) => return tracing::warn!(link = %name, %error, "removing a link"),
+        };
+        let body = move || {
+            let mut routes = routes;
+            let removed = routes.link(&name).and_then(|link| link.map_or(Ok(()), |l| routes.delete(l.index)));
+            if let Err(error) = removed {
+                tracing::warn!(link = %name, %error, "removing a link");
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("unplug".into()).spawn(body) {
+            tracing::warn!(%error, "starting a thread that removes a link");
+        }
+    }
+}
+
+/// Docker allows static addresses only where the user knows the subnet.
+fn check_static(network: &NetworkRecord, request: &EndpointRequest) -> Result<()> {
+    if request.ipv6.is_some() {
+        return Err(Error::not_implemented("IPv6 addresses of containers"));
+    }
+    let Some(ip) = request.ipv4 else { return Ok(()) };
+    if Worker::is_default(network) || network.driver != Driver::Bridge {
+        return Err(Error::invalid(
+            "invalid endpoint settings: user specified IP address is supported on user defined networks only",
+        ));
+    }
+    if !network.ranges.iter().any(|r| r.chosen_by_user) {
+        return Err(Error::invalid(
+            "invalid endpoint settings: user specified IP address is supported only when connecting to networks with user configured subnets",
+        ));
+    }
+    if !network.ranges.iter().any(|r| r.subnet.contains(&IpAddr::V4(ip))) {
+        return Err(Error::invalid(format!(
+            "invalid endpoint settings: no configured subnet contains IP address {ip}"
+        )));
+    }
+    Ok(())
+}
+
+fn no_address(network: &NetworkRecord, error: NoAddress) -> Error {
+    match error {
+        NoAddress::Exhausted => Error::internal(format!(
+            "no available IPv4 addresses on this network's address pools: {} ({})",
+            network.name, network.id
+        )),
+        NoAddress::Taken => Error::forbidden("Address already in use"),
+        NoAddress::Outside(_) => Error::invalid(error.to_string()),
+    }
+}
+
+fn no_pair(network: &NetworkRecord, bridge: &str, refused: Refused) -> Error {
+    // EXFULL comes of nothing else here.
+    let doing = if refused.is(Errno::XFULL) {
+        format!("network {} is full: a Linux bridge ({bridge}) has at most 1023 ports", network.name)
+    } else {
+        format!("connecting to bridge {bridge} of network {}", network.name)
+    };
+    Error::internal(doing).because(refused)
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The one thread that changes the kernel's state, and what it needs for it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use berth_domain::{Error, Result};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::books::{self, Books};
+use crate::netns::{self, Pool};
+use crate::nft::Firewall;
+use crate::ports::Ports;
+use crate::records::Records;
+use crate::route::Routes;
+use crate::{NetworkConfig, NetworkRecord, bridge};
+
+/// How many requests wait at most; further callers wait until there is room.
+const QUEUE: usize = 64;
+
+pub(crate) type Job = Box<dyn FnOnce(&mut Worker) + Send>;
+
+/// What jobs work with.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) config: NetworkConfig,
+    books: Arc<Mutex<Books>>,
+    pub(crate) records: Records,
+    pub(crate) routes: Routes,
+    firewall: Option<Firewall>,
+    pub(crate) namespaces: Pool,
+    pub(crate) ports: Ports,
+}
+
+pub(crate) fn lock(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
+    books.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts the thread; answers once it is open. It ends when the sender is dropped.
+pub(crate) async fn start(config: NetworkConfig, books: Arc<Mutex<Books>>) -> Result<mpsc::Sender<Job>> {
+    let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
+    let (opened, result) = oneshot::channel();
+    let body = move || {
+        let mut worker = match Worker::open(config, books) {
+            Ok(worker) => worker,
+            Err(error) => {
+                // Whoever asked may have gone; nothing is left to undo.
+                drop(opened.send(Err(error)));
+                return;
+            }
+        };
+        drop(opened.send(Ok(())));
+        while let Some(job) = queue.blocking_recv() {
+            job(&mut worker);
+        }
+        worker.namespaces.close();
+    };
+    let thread = std::thread::Builder::new().name("network".into()).spawn(body);
+    thread.map_err(|e| Error::internal("starting the network thread").because(e))?;
+    result.await.map_err(|_| Error::internal("the network thread ended as it started"))??;
+    Ok(jobs)
+}
+
+impl Worker {
+    fn open(config: NetworkConfig, books: Arc<Mutex<Books>>) -> Result<Self> {
+        let mut worker = Self {
+            records: Records::open(&config.data_root)?,
+            routes: Routes::open().map_err(|e| Error::internal("opening a route socket").because(e))?,
+            firewall: None,
+            namespaces: Pool::start(config.namespace_pool)?,
+            ports: Ports::default(),
+            config,
+            books,
+        };
+        let opened = worker.open_networks();
+        if opened.is_err() {
+            worker.namespaces.close();
+        }
+        opened.map(|()| worker)
+    }
+
+    /// What the kernel must have for these networks: bridges, forwarding, the firewall.
+    fn open_networks(&mut self) -> Result<()> {
+        let records = self.load_networks()?;
+        let default = self.config.bridge.clone();
+        for record in records {
+            self.books().add_network(record);
+        }
+        let bridges: Vec<_> = self.books().networks().filter(|n| n.bridge.is_some()).cloned().collect();
+        if bridges.is_empty() {
+            return Ok(());
+        }
+        self.prepare_host()?;
+        for network in bridges {
+            match self.raise(&network) {
+                Ok(()) => {}
+                Err(error) if network.bridge.as_ref().map(|b| &b.link) == default.as_ref() => {
+                    return Err(error.context("setting up the default bridge"));
+                }
+                // The others, and what does not need this one, can go on.
+                Err(error) => {
+                    tracing::error!(network = %network.name, error = %error.chain(), "setting up a network");
+                }
+            }
+        }
+        let known = self.books().firewall();
+        self.firewall()?.ensure(&known)
+    }
+
+    /// Once before the first bridge network: forwarding, and the door to nftables.
+    pub(crate) fn prepare_host(&mut self) -> Result<()> {
+        let path = "/proc/sys/net/ipv4/ip_forward";
+        if self.config.ip_forward {
+            netns::write_sysctl(path, "1").map_err(|e| e.context("turning on IP forwarding"))?;
+        } else if std::fs::read_to_string(path).map_err(|e| Error::io("reading", path, e))?.trim() != "1" {
+            tracing::warn!(
+                "IP forwarding is off: containers reach nothing beyond this host, and published ports only work from it"
+            );
+        }
+        self.firewall().map(|_| ())
+    }
+
+    /// Sees that a network's bridge is there.
+    pub(crate) fn raise(&mut self, network: &NetworkRecord) -> Result<()> {
+        let (index, _) = bridge::ensure(&mut self.routes, network)?;
+        self.books().set_link(&network.id, index);
+        Ok(())
+    }
+
+    pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
+        lock(&self.books)
+    }
+
+    pub(crate) fn firewall(&mut self) -> Result<&mut Firewall> {
+        if self.firewall.is_none() {
+            self.firewall = Some(Firewall::open(&self.config.table)?);
+        }
+        self.firewall.as_mut().ok_or_else(|| Error::internal("no firewall"))
+    }
+
+    /// Replaces our table by what the books say.
+    pub(crate) fn rebuild_firewall(&mut self) -> Result<()> {
+        let known = self.books().firewall();
+        if known == Default::default() && self.firewall.is_none() {
+            return Ok(());
+        }
+        self.firewall()?.replace(&known)
+    }
+
+    /// Changes the table by a few elements; where it is not as it should be (somebody flushed it), all of it is made anew from the books, which must
+    /// say already what the change leads to.
+    pub(crate) fn change_firewall(&mut self, change: impl FnOnce(&mut Firewall) -> Result<()>) -> Result<()> {
+        match change(self.firewall()?) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "the firewall table is not as we left it; replacing it");
+                self.rebuild_firewall()
+            }
+        }
+    }
+
+    /// Whether bridged frames pass through netfilter.
+    pub(crate) fn bridged_frames_are_filtered() -> bool {
+        // Absent without br_netfilter.
+        std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables").is_ok_and(|v| v.trim() == "1")
+    }
+
+    /// A network by what the user calls it.
+    pub(crate) fn resolve(&self, name: &str) -> Result<Arc<NetworkRecord>> {
+        self.books().resolve(name).cloned()
+    }
+
+    pub(crate) fn is_default(network: &NetworkRecord) -> bool {
+        network.name == books::DEFAULT
+    }
+}
