@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `manifest.json` of `docker save`.
+
+use std::io::BufReader;
+
+use berth_domain::{Digest, Error, Reference, Result};
+use berth_registry::{Descriptor, media_type};
+use serde::Deserialize;
+
+use super::spool::{Spool, Spooled};
+use super::{Archived, ArchivedLayer, made_manifest, oci};
+use crate::document::{self, Config, Document, MANIFEST_MAX, Packing};
+use crate::layer::{sniff, to_error};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Item {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+}
+
+pub(super) fn images(spool: &Spool) -> Result<Vec<Archived>> {
+    let bytes = spool.require("manifest.json")?.read(MANIFEST_MAX)?;
+    let items: Vec<Item> =
+        serde_json::from_slice(&bytes).map_err(|e| Error::invalid("invalid manifest.json").because(e))?;
+    items.iter().map(|item| image(spool, item)).collect()
+}
+
+fn image(spool: &Spool, item: &Item) -> Result<Archived> {
+    let names = item
+        .repo_tags
+        .iter()
+        .flatten()
+        .map(|tag| match tag.parse::<Reference>() {
+            Ok(name) if name.digest().is_none() => Ok(name.or_latest()),
+            _ => Err(Error::invalid(format!("invalid tag {tag:?}"))),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let config_bytes = spool.require(&item.config)?.read(document::CONFIG_MAX)?;
+    let config = Config::parse(&config_bytes)?;
+    let files = item.layers.iter().flatten().map(|name| spool.require(name)).collect::<Result<Vec<_>>>()?;
+    if files.len() != config.diff_ids.len() {
+        return Err(Error::invalid(format!(
+            "invalid manifest, layers length mismatch: expected {}, got {}",
+            config.diff_ids.len(),
+            files.len()
+        )));
+    }
+    let described = files.iter().map(|file| describe(file)).collect::<Result<Vec<_>>>()?;
+    let (manifest_bytes, declared) = match own_manifest(spool, &config.id, &described) {
+        Some((bytes, declared)) => (bytes, declared),
+        None => {
+            let layers: Vec<_> =
+                files.iter().zip(&described).map(|(file, (d, _))| (file.path.clone(), d.clone())).collect();
+            (made_manifest(&config_bytes, &layers)?, media_type::OCI_MANIFEST.to_owned())
+        }
+    };
+    let Document::Manifest(manifest) = document::parse(&manifest_bytes, Some(&declared))? else {
+        return Err(Error::internal("a manifest became an index"));
+    };
+    let descriptor = Descriptor {
+        media_type: declared,
+        digest: document::sha256(&manifest_bytes),
+        size: manifest_bytes.len() as u64,
+    };
+    let layers = files
+        .into_iter()
+        .zip(described)
+        .map(|(file, (_, packing))| ArchivedLayer { file: Some(file.clone()), packing: Some(packing) })
+        .collect();
+    Ok(Archived { config, config_bytes, manifest, manifest_bytes, descriptor, layers, names })
+}
+
+fn describe(file: &Spooled) -> Result<(Descriptor, Packing)> {
+    let packing = sniff(&mut BufReader::new(file.open()?)).map_err(|e| to_error("reading a layer", e))?;
+    let media_type = match packing {
+        Packing::Plain => "application/vnd.oci.image.layer.v1.tar",
+        Packing::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+        Packing::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+    };
+    Ok((Descriptor { media_type: media_type.into(), digest: file.digest.clone(), size: file.size }, packing))
+}
+
+/// The OCI manifest that the archive itself has for this image, if it lists the very same layers.
+fn own_manifest(
+    spool: &Spool,
+    config: &Digest,
+    layers: &[(Descriptor, Packing)],
+) -> Option<(Vec<u8>, String)> {
+    oci::manifests(spool).ok()?.into_iter().find_map(|found| {
+        let same = found.manifest.config.digest == *config
+            && found.manifest.layers.len() == layers.len()
+            && found.manifest.layers.iter().zip(layers).all(|(a, (b, _))| a.descriptor.digest == b.digest);
+        same.then_some((found.bytes, found.descriptor.media_type))
+    })
+}

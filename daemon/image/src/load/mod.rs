@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `docker load`: archives of `docker save` (v1.2: `manifest.json` and layer tars, also with the symlinks of old ones)
+//! and OCI layouts, packed or not.
+//!
+//! ```text
+//! stream -> decoder -> tar -> staging/load-*/<n>, each file summed as it is written
+//!        -> manifest.json, or index.json -> images -> layers unpacked side by side -> published as a pull's are
+//! ```
+//! An archive of both kinds (Docker 25 and later) is read by its `manifest.json`, and its OCI manifests are kept where they
+//! describe the same images. For an image without a manifest one is made: every image here has one.
+
+mod docker;
+mod oci;
+mod spool;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::io::{self, BufReader, Read};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use berth_domain::progress::{Progress, Sink};
+use berth_domain::{Digest, Error, Reference, Result};
+use berth_registry::Descriptor;
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::mpsc;
+
+use crate::document::{Config, Manifest, Packing};
+use crate::layer::{self, Extraction, Staged, decoded, to_error};
+use crate::pins::Held;
+use crate::publish::{NewImage, NewName};
+use crate::pull::blocking;
+use crate::{Images, Inner, tar};
+use spool::{Spool, Spooled};
+
+const CHUNK: usize = 256 << 10;
+const CHUNKS_AHEAD: usize = 8;
+
+/// An image found in an archive.
+struct Archived {
+    config: Config,
+    config_bytes: Vec<u8>,
+    manifest: Manifest,
+    manifest_bytes: Vec<u8>,
+    descriptor: Descriptor,
+    /// One per layer, bottom first.
+    layers: Vec<ArchivedLayer>,
+    names: Vec<Reference>,
+}
+
+struct ArchivedLayer {
+    /// `None` when the archive leaves it out.
+    file: Option<Spooled>,
+    /// What its media type states.
+    packing: Option<Packing>,
+}
+
+impl Images {
+    /// Loads the images of an archive and names them as it says; what was loaded: names, or ids of images without
+    /// one. Unless `quiet`, layers are told as they are unpacked.
+    ///
+    /// # Errors
+    ///
+    /// Invalid for what is no archive of images (`unexpected EOF` when it ends early); Internal when it cannot be stored.
+    pub async fn load(
+        &self,
+        mut reader: impl AsyncRead + Send + Unpin + 'static,
+        quiet: bool,
+        sink: Sink,
+    ) -> Result<Vec<String>> {
+        let (chunks, arriving) = mpsc::channel(CHUNKS_AHEAD);
+        let given_up = Arc::new(AtomicBool::new(false));
+        let _until_dropped = GiveUp(Arc::clone(&given_up));
+        let inner = Arc::clone(&self.inner);
+        let flag = Arc::clone(&given_up);
+        let task = tokio::spawn(blocking(move || {
+            let load = Load { inner: &inner, sink: &sink, quiet, given_up: &flag };
+            load.run(Arriving { arriving, chunk: Bytes::new(), ended: false })
+        }));
+        loop {
+            let mut buffer = BytesMut::with_capacity(CHUNK);
+            let message = match reader.read_buf(&mut buffer).await {
+                Ok(0) => Message::End,
+                Ok(_) => Message::Bytes(buffer.freeze()),
+                Err(e) => Message::Broken(e),
+            };
+            let last = !matches!(message, Message::Bytes(_));
+            // The other side is gone: it has its result, good or bad, before the archive's end.
+            if chunks.send(message).await.is_err() || last {
+                break;
+            }
+        }
+        drop(chunks);
+        task.await.map_err(|e| Error::internal("loading").because(e))?
+    }
+}
+
+struct GiveUp(Arc<AtomicBool>);
+
+impl Drop for GiveUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+enum Message {
+    Bytes(Bytes),
+    Broken(io::Error),
+    End,
+}
+
+/// The archive's bytes on the blocking side.
+struct Arriving {
+    arriving: mpsc::Receiver<Message>,
+    chunk: Bytes,
+    ended: bool,
+}
+
+impl Read for Arriving {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() && !self.ended {
+            match self.arriving.blocking_recv() {
+                Some(Message::Bytes(chunk)) => self.chunk = chunk,
+                Some(Message::End) => self.ended = true,
+                Some(Message::Broken(e)) => return Err(e),
+                None => return Err(io::Error::other(Error::cancelled("the archive stopped arriving"))),
+            }
+        }
+        let n = self.chunk.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&self.chunk.split_to(n));
+        Ok(n)
+    }
+}
+
+struct Load<'a> {
+    inner: &'a Inner,
+    sink: &'a Sink,
+    quiet: bool,
+    given_up: &'a AtomicBool,
+}
+
+impl Load<'_> {
+    fn run(&self, archive: Arriving) -> Result<Vec<String>> {
+        let mut spool = Spool::new(&self.inner.layout, &self.inner.limits)?;
+        let input = BufReader::with_capacity(CHUNK, archive);
+        let input = decoded(input).map_err(|e| to_error("reading the archive", e))?;
+        spool.fill(tar::Reader::new(input), self.given_up)?;
+        let images = if spool.has("manifest.json") {
+            docker::images(&spool)?
+        } else if spool.has("index.json") {
+            oci::images(&spool)?
+        } else {
+            return Err(Error::invalid(
+                "not an image archive: it has neither a manifest.json (docker save) nor an index.json (OCI layout)",
+            ));
+        };
+        let mut loaded = Vec::new();
+        for image in images {
+            loaded.extend(self.image(image)?);
+        }
+        Ok(loaded)
+    }
+
+    fn say(&self, text: String) -> Result<()> {
+        self.tell(Progress::Stream(text))
+    }
+
+    fn tell(&self, progress: Progress) -> Result<()> {
+        if (self.sink)(progress) { Ok(()) } else { Err(Error::cancelled("the client has gone")) }
+    }
+
+    fn image(&self, image: Archived) -> Result<Vec<String>> {
+        let Archived { config, config_bytes, manifest, manifest_bytes, descriptor, layers, names } = image;
+        let id = config.id.clone();
+        let mut held: Vec<Held> =
+            manifest.layers.iter().map(|l| Held::Content(l.descriptor.digest.clone())).collect();
+        held.extend(config.diff_ids.iter().map(|d| Held::Content(d.clone())));
+        held.extend([id.clone(), descriptor.digest.clone()].map(Held::Content));
+        let _pinned = self.inner.pins.hold(held);
+
+        let new_names: Vec<NewName> =
+            names.iter().map(|name| NewName { name: name.clone(), target: None }).collect();
+        let named = if self.inner.catalog.state().image(&id).is_some() {
+            self.inner.name(&id, &new_names)?
+        } else {
+            let staged = self.layers(&config, &layers)?;
+            let new = NewImage { config, config_bytes, manifest, manifest_bytes, descriptor, staged };
+            self.inner.publish(new, &new_names)?
+        };
+        for (name, old) in named.taken {
+            self.say(format!(
+                "The image {} already exists, renaming the old one with ID {old} to empty string\n",
+                name.familiar()
+            ))?;
+        }
+        if names.is_empty() {
+            self.say(format!("Loaded image ID: {id}\n"))?;
+            return Ok(vec![id.to_string()]);
+        }
+        let names: Vec<String> = names.iter().map(Reference::familiar).collect();
+        for name in &names {
+            self.say(format!("Loaded image: {name}\n"))?;
+        }
+        Ok(names)
+    }
+
+    /// Unpacks the layers that are not here, several at once.
+    fn layers(&self, config: &Config, layers: &[ArchivedLayer]) -> Result<Vec<Arc<Staged>>> {
+        let mut seen = HashSet::new();
+        let mut todo = Vec::new();
+        for (n, (layer, diff_id)) in layers.iter().zip(&config.diff_ids).enumerate() {
+            if self.inner.layout.layer(diff_id).is_dir() || !seen.insert(diff_id) {
+                continue;
+            }
+            let file = layer.file.as_ref().ok_or_else(|| {
+                Error::invalid(format!("the archive lacks layer {n} of the image {}", config.id.short()))
+            })?;
+            todo.push(Unpacking { n, file, packing: layer.packing, diff_id });
+        }
+        let runtime = tokio::runtime::Handle::current();
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new(Vec::new());
+        let failed = AtomicBool::new(false);
+        let work = || {
+            while let Some(layer) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if failed.load(Ordering::Relaxed) {
+                    return;
+                }
+                let place = runtime.block_on(self.inner.places.acquire());
+                let result = match place {
+                    Ok(_place) => self.unpack(layer),
+                    Err(_) => Err(Error::unavailable("the engine is stopping")),
+                };
+                failed.fetch_or(result.is_err(), Ordering::Relaxed);
+                results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..todo.len().min(LOAD_WORKERS) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect()
+    }
+
+    fn unpack(&self, layer: &Unpacking<'_>) -> Result<Arc<Staged>> {
+        let Unpacking { n, file, packing, diff_id } = layer;
+        let input = file.open()?;
+        let taken = AtomicU64::new(0);
+        let progress = |done| {
+            if self.quiet {
+                return Ok(());
+            }
+            self.tell(Progress::Status {
+                id: diff_id.short().to_owned(),
+                status: "Loading layer".into(),
+                bytes: Some((done, file.size)),
+            })
+        };
+        progress(0)?;
+        let extraction = Extraction {
+            layout: &self.inner.layout,
+            limits: &self.inner.limits,
+            packing: *packing,
+            given_up: self.given_up,
+            taken: &taken,
+        };
+        let mut staged = layer::extract(input, &extraction)?;
+        if staged.diff_id != **diff_id {
+            return Err(Error::invalid(format!(
+                "invalid diffID for layer {n}: expected {:?}, got {:?}",
+                diff_id.as_str(),
+                staged.diff_id.as_str()
+            )));
+        }
+        staged.blob_file = Some(file.path.clone());
+        progress(file.size)?;
+        Ok(Arc::new(staged))
+    }
+}
+
+/// Threads that unpack one archive's layers; places bound them all together.
+const LOAD_WORKERS: usize = 8;
+
+struct Unpacking<'a> {
+    n: usize,
+    file: &'a Spooled,
+    packing: Option<Packing>,
+    diff_id: &'a Digest,
+}
+
+/// The manifest made for an image that came without one.
+fn made_manifest(config_bytes: &[u8], layers: &[(PathBuf, Descriptor)]) -> Result<Vec<u8>> {
+    let descriptor = |d: &Descriptor| serde_json::json!({ "mediaType": d.media_type, "digest": d.digest.as_str(), "size": d.size });
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": berth_registry::media_type::OCI_MANIFEST,
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": crate::document::sha256(config_bytes).as_str(),
+            "size": config_bytes.len(),
+        },
+        "layers": layers.iter().map(|(_, d)| descriptor(d)).collect::<Vec<_>>(),
+    });
+    serde_json::to_vec(&manifest).map_err(|e| Error::internal("writing a manifest").because(e))
+}
