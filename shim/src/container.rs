@@ -70,6 +70,8 @@ pub(crate) struct Pending {
 pub(crate) enum Then {
     /// Answer.
     Done(Job),
+    /// Answer, having thawed what is to die.
+    Thawed(Job),
     /// Answer, and remember whether the container is frozen.
     Frozen(Job, bool),
     /// Take over the exec's process.
@@ -79,7 +81,7 @@ pub(crate) enum Then {
 impl Pending {
     pub(crate) fn job(&self) -> &Job {
         match &self.then {
-            Then::Done(job) | Then::Frozen(job, _) => job,
+            Then::Done(job) | Then::Thawed(job) | Then::Frozen(job, _) => job,
             Then::Exec(starting, ..) => &starting.job,
         }
     }
@@ -173,7 +175,7 @@ impl Container {
 
     /// What may be done once the daemon has its answer.
     pub(crate) fn settle(&mut self) {
-        self.oom = OomWatch::of(self.init_pid);
+        self.oom = self.runtime.cgroup().map(OomWatch::of);
     }
 
     pub(crate) fn key_of(&self, target: &Target) -> Option<u64> {
@@ -222,8 +224,8 @@ impl Container {
 
     /// After a fatal signal to what may be frozen.
     pub(crate) fn let_die(&mut self) {
-        if let (true, Runtime::Native(native)) = (self.frozen, &self.runtime) {
-            match native.cgroup().freeze(false) {
+        if let (true, Some(cgroup)) = (self.frozen, self.runtime.cgroup()) {
+            match cgroup.freeze(false) {
                 Ok(()) => self.frozen = false,
                 Err(error) => say!("thawing: {error}"),
             }
@@ -267,7 +269,9 @@ impl Container {
             self.processes.remove(&key);
         }
         let given_up = self.give_up_at.is_some_and(|at| at <= now);
-        if dying && (all_drained || given_up) && self.exit.is_none() {
+        // Whoever had init killed by a command of the runtime wants that command's answer first.
+        let done = all_drained && self.jobs.is_empty();
+        if dying && (done || given_up) && self.exit.is_none() {
             self.tell_exit(link);
         }
         self.exit.is_some()
@@ -286,11 +290,7 @@ impl Container {
     fn tell_exit(&mut self, link: &mut Link) {
         let code = self.processes.get(&INIT).and_then(|init| init.code).unwrap_or(255);
         let at = self.exited_at.unwrap_or_else(SystemTime::now).duration_since(UNIX_EPOCH);
-        let oom_killed = match (&mut self.oom, &self.runtime) {
-            (Some(oom), _) => oom.any(),
-            (None, Runtime::Native(native)) => native.cgroup().oom_kills().is_ok_and(|kills| kills > 0),
-            (None, Runtime::Oci(_)) => false,
-        };
+        let oom_killed = self.oom.as_mut().is_some_and(OomWatch::any);
         let record = ExitRecord {
             code,
             oom_killed,
@@ -358,7 +358,9 @@ impl Container {
     /// Kills and removes a container that must not be.
     fn discard(self) {
         if let Some(init) = self.processes.get(&INIT) {
-            crate::runtime::kill(init.pid, init.pidfd.as_fd());
+            if let Some(pidfd) = &init.pidfd {
+                crate::runtime::kill(init.pid, pidfd.as_fd());
+            }
         }
         if let Runtime::Native(native) = &self.runtime {
             if let Err(error) = native.cgroup().kill() {

@@ -27,7 +27,7 @@ pub(crate) const LINGER: Duration = Duration::from_secs(600);
 pub(crate) struct Process {
     pub(crate) target: Target,
     pub(crate) pid: i32,
-    pub(crate) pidfd: OwnedFd,
+    pub(crate) pidfd: Option<OwnedFd>,
     pub(crate) stdio: Stdio,
     /// Exit code, once reaped.
     pub(crate) code: Option<i32>,
@@ -59,7 +59,7 @@ impl Progress {
 }
 
 impl Process {
-    pub(crate) fn new(target: Target, pid: i32, pidfd: OwnedFd, stdio: Stdio) -> Self {
+    pub(crate) fn new(target: Target, pid: i32, pidfd: Option<OwnedFd>, stdio: Stdio) -> Self {
         Self {
             target,
             pid,

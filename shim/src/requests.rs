@@ -117,8 +117,9 @@ impl Shim {
             None => None,
         };
         let init = container.running(&Target::Init)?;
-        let (pid, pidfd) = (init.pid, rustix::io::fcntl_dupfd_cloexec(&init.pidfd, 3));
-        let pidfd = pidfd.map_err(|e| internal("pidfd", e))?;
+        let pid = init.pid;
+        let pidfd = init.pidfd.as_ref().ok_or_else(|| not_running("the container"))?;
+        let pidfd = rustix::io::fcntl_dupfd_cloexec(pidfd, 3).map_err(|e| internal("pidfd", e))?;
         match &mut container.runtime {
             Runtime::Native(native) => {
                 let started = native.exec(exec, pid, pidfd.as_fd())?;
@@ -164,6 +165,8 @@ impl Container {
         if let Some(place) = self.strays.iter().position(|(pid, _)| *pid == started.pid) {
             let stray = self.strays.remove(place);
             process.reaped(stray.map_or(255, |(_, code)| code));
+        } else if process.pidfd.is_none() {
+            process.reaped(255);
         }
         self.last_key += 1;
         self.processes.insert(self.last_key, process);
@@ -193,7 +196,9 @@ impl Container {
         let init = process.target == Target::Init;
         match &mut self.runtime {
             Runtime::Oci(oci) if init => {
-                let then = Then::Done(oci.signal(number, all)?);
+                let job = oci.signal(number, all)?;
+                let fatal = frozen && number == libc::SIGKILL;
+                let then = if fatal { Then::Thawed(job) } else { Then::Done(job) };
                 self.jobs.push(Pending { asker, then, late: false });
                 return Ok(None);
             }
@@ -202,7 +207,8 @@ impl Container {
             }
             _ => {
                 let process = self.running(target)?;
-                crate::sys::send_signal(process.pidfd.as_fd(), number).map_err(|error| {
+                let pidfd = process.pidfd.as_ref().ok_or_else(|| not_running("the process"))?;
+                crate::sys::send_signal(pidfd.as_fd(), number).map_err(|error| {
                     match error.raw_os_error() {
                         Some(libc::ESRCH) => not_running("the process"),
                         _ => internal("signal", error),

@@ -181,6 +181,10 @@ impl Shim {
         let reply = match (outcome, pending.then) {
             (Err(failure), _) => Reply::Failed(failure),
             (Ok(()), Then::Done(_)) => Reply::Done,
+            (Ok(()), Then::Thawed(_)) => {
+                container.let_die();
+                Reply::Done
+            }
             (Ok(()), Then::Frozen(_, frozen)) => {
                 container.frozen = frozen;
                 Reply::Done

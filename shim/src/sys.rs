@@ -6,11 +6,14 @@ use std::ffi::CStr;
 use std::io::{Error, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// Blocks the signals that the shim must not die of and gives a descriptor that tells of them.
 ///
-/// Blocking rather than ignoring: what is ignored would stay so in a program that is executed.
+/// Blocking rather than ignoring: what is ignored would stay so in programs that are executed.
 pub(crate) fn signals() -> Result<OwnedFd> {
+    default_dispositions();
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the set before anything reads it, and all pointers are to it.
     let fd = unsafe {
@@ -35,11 +38,41 @@ pub(crate) fn signals() -> Result<OwnedFd> {
         if libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) != 0 {
             return Err(Error::last_os_error());
         }
-        // The runtime of the standard library ignores it; blocked is enough, and harmless to children.
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
     };
     owned(fd)
+}
+
+/// Nothing is ignored: neither what the daemon's parent had ignored, nor SIGPIPE, which the standard
+/// library ignores. By the system call itself, since libc keeps two real-time signals from its callers.
+fn default_dispositions() {
+    // As large as the kernel's `struct sigaction` is anywhere; all zeros is SIG_DFL without flags.
+    let default = [0u64; 8];
+    for signal in 1..=64 {
+        let (old, set_size) = (std::ptr::null_mut::<u64>(), 8usize);
+        // SAFETY: the kernel reads its struct from `default`, which is no smaller, and writes nothing.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), old, set_size);
+        }
+    }
+}
+
+/// Has a command start with no signal blocked; those of this process would be, and stay so in whatever the
+/// command executes.
+pub(crate) fn unblock_signals(command: &mut Command) {
+    let unblock = || {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigemptyset initialises the set before it is read.
+        let failed = unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut()) != 0
+        };
+        if failed { Err(Error::last_os_error()) } else { Ok(()) }
+    };
+    // SAFETY: the closure calls two async-signal-safe functions and allocates nothing.
+    unsafe {
+        command.pre_exec(unblock);
+    }
 }
 
 /// A further process like this one. Sound here: this process has one thread.

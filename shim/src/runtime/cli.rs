@@ -15,6 +15,7 @@ use rustix::event::PollFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::{Outcome, internal};
+use crate::sys;
 use crate::watch::{Token, Watch};
 
 /// A command that takes longer is killed.
@@ -72,6 +73,7 @@ impl Cli {
 
 /// Starts a command; the reaper or [`wait`] hears of its end.
 pub(crate) fn spawn(mut command: Command, verb: &'static str, log: PathBuf) -> Outcome<Job> {
+    sys::unblock_signals(&mut command);
     let child = command.spawn().map_err(|e| internal(&command.get_program().to_string_lossy(), e))?;
     let pid = i32::try_from(child.id()).map_err(|e| internal(verb, e))?;
     Ok(Job { pid, verb, deadline: Instant::now() + PATIENCE, log })

@@ -9,6 +9,7 @@ pub(crate) mod oci;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use berth_launch::cgroup::Cgroup;
 use berth_shim_proto::{Failure, FailureKind};
 
 use crate::stdio::Ends;
@@ -20,7 +21,8 @@ pub(crate) type Outcome<T> = Result<T, Failure>;
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) pid: i32,
-    pub(crate) pidfd: OwnedFd,
+    /// None for one that ended and was reaped before it could be looked at.
+    pub(crate) pidfd: Option<OwnedFd>,
     pub(crate) ends: Ends,
 }
 
@@ -29,6 +31,15 @@ pub(crate) struct Started {
 pub(crate) enum Runtime {
     Native(native::Native),
     Oci(oci::Oci),
+}
+
+impl Runtime {
+    pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
+        match self {
+            Self::Native(native) => Some(native.cgroup()),
+            Self::Oci(oci) => oci.cgroup.as_ref(),
+        }
+    }
 }
 
 /// Ends a process whose start went wrong after all.

@@ -3,7 +3,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use berth_launch::cgroup::Cgroup;
 use berth_launch::{ExecInput, LaunchInput, Launched, Overlay, UserRequest};
@@ -14,12 +13,9 @@ use oci_spec::runtime::{LinuxResources, Process, Spec};
 use super::{Outcome, Started, internal, invalid, launch_failure};
 use crate::say::say;
 use crate::stdio::{self, Ends, Wanted};
-use crate::watch::Watch;
 
 /// A filter has at most this many instructions (the kernel's `BPF_MAXINSNS`).
 const MAX_FILTER: usize = 4096;
-/// How long killed processes may take to leave the cgroup.
-const DYING: Duration = Duration::from_secs(2);
 
 /// What is kept of a container.
 #[derive(Debug)]
@@ -96,17 +92,8 @@ impl Native {
 
     /// Removes the cgroup; the mounts go with this.
     pub(crate) fn remove(self) {
-        let deadline = Instant::now() + DYING;
-        while let Err(error) = self.cgroup.remove() {
-            if Instant::now() >= deadline {
-                say!("removing the cgroup: {error}");
-                return;
-            }
-            // Killed processes that were no children of ours take a moment to leave it, and no descriptor
-            // tells when the last has.
-            if Watch::default().wait(Some(Duration::from_millis(5)), &mut Vec::new()).is_err() {
-                return;
-            }
+        if let Err(error) = self.cgroup.remove() {
+            say!("removing the cgroup: {error}");
         }
     }
 
@@ -139,7 +126,7 @@ fn started(
         (None, None) => Err(internal("terminal", "the launcher made none")),
     };
     match ends {
-        Ok(ends) => Ok((Started { pid, pidfd, ends }, mount_namespace, warnings)),
+        Ok(ends) => Ok((Started { pid, pidfd: Some(pidfd), ends }, mount_namespace, warnings)),
         Err(failure) => {
             super::kill(pid, pidfd.as_fd());
             Err(failure)

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use berth_launch::UserRequest;
+use berth_launch::cgroup::Cgroup;
 use berth_shim_proto::{Exec, Launch, Root, SPEC_FILE, TerminalSize, User};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountPropagationFlags, MoveMountFlags};
@@ -31,6 +32,7 @@ const ROOTFS: &str = "rootfs";
 #[derive(Debug)]
 pub(crate) struct Oci {
     pub(crate) cli: Cli,
+    pub(crate) cgroup: Option<Cgroup>,
     /// Numbers the files of commands that run at the same time.
     serial: u64,
 }
@@ -56,7 +58,9 @@ pub(crate) fn launch(
 ) -> Outcome<(Oci, Started)> {
     let mut spec: Value = serde_json::from_slice(spec).map_err(|e| invalid(format!("config.json: {e}")))?;
     let rootfs = mount_root(&launch.root, &cli.bundle)?;
-    let oci = Oci { cli, serial: 0 };
+    let path = spec["linux"]["cgroupsPath"].as_str();
+    let cgroup = path.and_then(|path| Cgroup::open(Path::new(path)).ok());
+    let oci = Oci { cli, cgroup, serial: 0 };
     let outcome = (|| {
         complete(&mut spec, launch, &rootfs, netns)?;
         write_json(&oci.cli.bundle.join(SPEC_FILE), &spec)?;
@@ -216,7 +220,11 @@ fn take_over(
     let text = fs::read_to_string(pid_file).map_err(|e| internal("pid file", e))?;
     let pid: i32 = text.trim().parse().map_err(|e| internal("pid file", e))?;
     let handle = Pid::from_raw(pid).ok_or_else(|| internal("pid file", "no pid"))?;
-    let pidfd = rustix::process::pidfd_open(handle, PidfdFlags::empty()).map_err(|e| internal("pidfd", e))?;
+    let pidfd = match rustix::process::pidfd_open(handle, PidfdFlags::empty()) {
+        Ok(pidfd) => Some(pidfd),
+        Err(rustix::io::Errno::SRCH) => None,
+        Err(error) => return Err(internal("pidfd", error)),
+    };
     let ends = match (ends, console) {
         (Some(ends), _) => ends,
         (None, Some(console)) => {
@@ -277,34 +285,15 @@ fn complete(spec: &mut Value, launch: &Launch, rootfs: &Path, netns: Option<Borr
 
 fn set_user(process: &mut Value, root: BorrowedFd<'_>, user: &User) -> Outcome<()> {
     let request = UserRequest { user: &user.user, groups: &user.groups };
-    let resolved = resolve(root, &request)?;
+    let resolved = berth_launch::user::resolve(root, &request).map_err(launch_failure)?;
     let umask = process["user"]["umask"].take();
     process["user"] = json!({
-        "uid": resolved.uid, "gid": resolved.gid, "additionalGids": resolved.additional_gids,
+        "uid": resolved.uid, "gid": resolved.gid, "additionalGids": resolved.groups,
     });
     if !umask.is_null() {
         process["user"]["umask"] = umask;
     }
     Ok(())
-}
-
-struct Resolved {
-    uid: u32,
-    gid: u32,
-    additional_gids: Vec<u32>,
-}
-
-/// Numbers only, for now; names need the container's files.
-fn resolve(_root: BorrowedFd<'_>, request: &UserRequest<'_>) -> Outcome<Resolved> {
-    let number = |text: &str| {
-        text.parse::<u32>().map_err(|_| invalid(format!("user {text}: only numbers with this runtime")))
-    };
-    let (user, group) = request.user.split_once(':').unwrap_or((request.user, ""));
-    Ok(Resolved {
-        uid: if user.is_empty() { 0 } else { number(user)? },
-        gid: if group.is_empty() { 0 } else { number(group)? },
-        additional_gids: request.groups.iter().map(|g| number(g)).collect::<Outcome<_>>()?,
-    })
 }
 
 fn set_terminal(process: &mut Value, terminal: Option<TerminalSize>) {
