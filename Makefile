@@ -12,7 +12,7 @@ CARGO := ./tests/with-toolchain cargo
 # The shim is static: it must run in any container's surroundings, and starts in half the time.
 SHIM := $(TARGET)/$(TRIPLE)/shim/berth-shim
 
-.PHONY: all build release shim setup demo test unit blackbox check fmt clippy deny bench test-reference fixtures install clean
+.PHONY: all build release shim setup demo test unit blackbox check fmt clippy deny bench test-reference test-vm fixtures install clean
 
 all: release shim
 
@@ -57,6 +57,11 @@ deny: setup
 # The same black-box tests against the reference engine (PEERS starts it beside the host's system).
 test-reference: build fixtures
 	@./tests/reference $(TARGET)/debug $(CARGO) test --locked -p berth-tests --test blackbox -- --test-threads=1 $(FILTER)
+
+# The black-box tests on the unified cgroup hierarchy and Debian's kernel, in a virtual machine; FILTER picks some.
+test-vm: build shim fixtures
+	$(CARGO) test --locked -p berth-tests --test blackbox --no-run
+	@./tests/vm $(TARGET)/debug $(SHIM) $(FILTER)
 
 bench: release shim build fixtures
 	@./tests/run-bench $(TARGET) $(SHIM)
