@@ -48,6 +48,7 @@ impl Refused {
 #[derive(Debug)]
 pub(crate) struct Netlink {
     socket: Socket,
+    port: u32,
     seq: u32,
     room: usize,
     received: Vec<u8>,
@@ -57,13 +58,18 @@ impl Netlink {
     /// A socket in the calling thread's network namespace, for as long as it lives.
     pub(crate) fn open(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
-        socket.bind_auto()?;
+        let port = socket.bind_auto()?.port_number();
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_non_blocking(true)?;
         // Words with errors, and errors without a copy of the request.
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
-        Ok(Self { socket, seq: 0, room: 0, received: Vec::with_capacity(RECEIVE) })
+        Ok(Self { socket, port, seq: 0, room: 0, received: Vec::with_capacity(RECEIVE) })
+    }
+
+    /// The kernel tells others that changes came from here.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
     }
 
     /// The next sequence number; never 0, which notifications have.

@@ -211,7 +211,10 @@ impl Worker {
             // Its bridge could not be made when we opened: perhaps it can now.
             None => self.raise_again(&network)?,
         };
-        let port = PortOptions { hairpin: Self::bridged_frames_are_filtered(), isolated: !settings.icc };
+        // Where bridged frames pass through netfilter the firewall keeps containers apart, and knows published ports;
+        // a port's isolation would keep those apart too.
+        let filtered = Self::bridged_frames_are_filtered();
+        let port = PortOptions { hairpin: filtered, isolated: !settings.icc && !filtered };
         let mut pair = Pair { host, container, bridge: index, mac, mtu: settings.mtu, netns, port };
         let made = match self.routes.create_pair(&pair) {
             // Somebody removed the bridge behind our back.
@@ -378,6 +381,7 @@ impl Worker {
         for container in dead {
             self.release(&container);
         }
+        self.swept = true;
         let bridges: Vec<u32> = {
             let books = self.books();
             books.networks().filter_map(|n| books.link(&n.id)).collect()

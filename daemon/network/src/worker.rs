@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::books::{self, Books};
 use crate::netns::{self, Pool};
-use crate::nft::Firewall;
+use crate::nft::{Firewall, Watch};
 use crate::ports::Ports;
 use crate::records::Records;
 use crate::route::Routes;
@@ -26,9 +26,12 @@ pub(crate) struct Worker {
     books: Arc<Mutex<Books>>,
     pub(crate) records: Records,
     pub(crate) routes: Routes,
-    firewall: Option<Firewall>,
+    firewall: Option<(Firewall, Watch)>,
+    jobs: mpsc::WeakSender<Job>,
     pub(crate) namespaces: Pool,
     pub(crate) ports: Ports,
+    /// All running containers are known.
+    pub(crate) swept: bool,
 }
 
 pub(crate) fn lock(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
@@ -38,9 +41,10 @@ pub(crate) fn lock(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
 /// Starts the thread; answers once it is open. It ends when the sender is dropped.
 pub(crate) async fn start(config: NetworkConfig, books: Arc<Mutex<Books>>) -> Result<mpsc::Sender<Job>> {
     let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
+    let weak = jobs.downgrade();
     let (opened, result) = oneshot::channel();
     let body = move || {
-        let mut worker = match Worker::open(config, books) {
+        let mut worker = match Worker::open(config, books, weak) {
             Ok(worker) => worker,
             Err(error) => {
                 // Whoever asked may have gone; nothing is left to undo.
@@ -61,13 +65,15 @@ pub(crate) async fn start(config: NetworkConfig, books: Arc<Mutex<Books>>) -> Re
 }
 
 impl Worker {
-    fn open(config: NetworkConfig, books: Arc<Mutex<Books>>) -> Result<Self> {
+    fn open(config: NetworkConfig, books: Arc<Mutex<Books>>, jobs: mpsc::WeakSender<Job>) -> Result<Self> {
         let mut worker = Self {
             records: Records::open(&config.data_root)?,
             routes: Routes::open().map_err(|e| Error::internal("opening a route socket").because(e))?,
             firewall: None,
+            jobs,
             namespaces: Pool::start(config.namespace_pool)?,
             ports: Ports::default(),
+            swept: false,
             config,
             books,
         };
@@ -132,9 +138,37 @@ impl Worker {
 
     pub(crate) fn firewall(&mut self) -> Result<&mut Firewall> {
         if self.firewall.is_none() {
-            self.firewall = Some(Firewall::open(&self.config.table)?);
+            let firewall = Firewall::open(&self.config.table)?;
+            let jobs = self.jobs.clone();
+            let watch = Watch::start(&self.config.table, firewall.port(), move || {
+                let Some(jobs) = jobs.upgrade() else { return false };
+                jobs.blocking_send(Box::new(Self::repair_firewall)).is_ok()
+            })?;
+            self.firewall = Some((firewall, watch));
         }
-        self.firewall.as_mut().ok_or_else(|| Error::internal("no firewall"))
+        match &mut self.firewall {
+            Some((firewall, _)) => Ok(firewall),
+            None => Err(Error::internal("no firewall")),
+        }
+    }
+
+    /// Somebody may have changed our table.
+    fn repair_firewall(&mut self) {
+        // Until the sweep the table holds ports of containers that are not adopted yet.
+        if !self.swept {
+            return;
+        }
+        let known = self.books().firewall();
+        let repaired = self.firewall().and_then(|firewall| {
+            if firewall.is_intact(&known)? {
+                return Ok(());
+            }
+            tracing::warn!("somebody changed our firewall table; replacing it");
+            firewall.replace(&known)
+        });
+        if let Err(error) = repaired {
+            tracing::error!(error = %error.chain(), "repairing the firewall table");
+        }
     }
 
     /// Replaces our table by what the books say.
@@ -151,6 +185,8 @@ impl Worker {
     pub(crate) fn change_firewall(&mut self, change: impl FnOnce(&mut Firewall) -> Result<()>) -> Result<()> {
         match change(self.firewall()?) {
             Ok(()) => Ok(()),
+            // The sweep that is to come will.
+            Err(error) if !self.swept => Err(error),
             Err(error) => {
                 tracing::warn!(error = %error.chain(), "the firewall table is not as we left it; replacing it");
                 self.rebuild_firewall()

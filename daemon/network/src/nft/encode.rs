@@ -26,11 +26,13 @@ pub(super) enum Kind {
     GetChain = 4,
     DelChain = 5,
     NewRule = 6,
+    GetRule = 7,
     DelRule = 8,
     NewSet = 9,
     GetSet = 10,
     DelSet = 11,
     NewSetElem = 12,
+    GetSetElem = 13,
     DelSetElem = 14,
 }
 

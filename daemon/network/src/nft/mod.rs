@@ -4,5 +4,7 @@
 mod encode;
 mod expr;
 mod table;
+mod watch;
 
 pub(crate) use table::{Bridge, Firewall, Forward, Known};
+pub(crate) use watch::Watch;

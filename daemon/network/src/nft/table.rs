@@ -387,6 +387,8 @@ fn same_base(there: Option<&(String, u32, i32)>, ours: Option<&Base>) -> bool {
 pub(crate) struct Firewall {
     netlink: Netlink,
     table: String,
+    /// Our rules' handles as they were when we put them there: a rule that somebody changes or puts back has another.
+    handles: Vec<(String, u64)>,
 }
 
 impl Firewall {
@@ -396,7 +398,7 @@ impl Firewall {
             let hint = "opening a netfilter socket: bridge networks need nftables (CONFIG_NETFILTER_NETLINK, CONFIG_NF_TABLES)";
             Error::internal(hint).because(e)
         })?;
-        Ok(Self { netlink, table: table.to_owned() })
+        Ok(Self { netlink, table: table.to_owned(), handles: Vec::new() })
     }
 
     /// Makes the table if it is not there, and sees that these bridges are in it. Published ports of an earlier daemon stay in force.
@@ -478,7 +480,83 @@ impl Firewall {
             });
         }
         elements(&mut batch, t, Kind::NewSetElem, CREATE, known.elements());
-        batch.commit().map_err(|e| explain(e, &table))
+        batch.commit().map_err(|e| explain(e, &table))?;
+        self.handles = self.present_handles()?;
+        Ok(())
+    }
+
+    /// Our socket's number, by which the kernel tells others of our changes.
+    pub(crate) fn port(&self) -> u32 {
+        self.netlink.port()
+    }
+
+    /// Whether the table is as we left it: our rules and no others, and exactly the elements that follow from `known`.
+    pub(crate) fn is_intact(&mut self, known: &Known) -> Result<bool, Error> {
+        if !self.present()?.is_ours() || self.present_handles()? != self.handles {
+            return Ok(false);
+        }
+        let mut expected: BTreeMap<&str, Vec<Vec<u8>>> = BTreeMap::new();
+        for (set, element) in known.elements() {
+            expected.entry(set).or_default().push([element.key, element.value.unwrap_or_default()].concat());
+        }
+        for set in &SETS {
+            let mut expected = expected.remove(set.name).unwrap_or_default();
+            let mut there = self.present_elements(set.name)?;
+            expected.sort();
+            there.sort();
+            if expected != there {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Chain and handle of each rule in our chains but the administrator's.
+    fn present_handles(&mut self) -> Result<Vec<(String, u64)>, Error> {
+        let mut handles = Vec::new();
+        let table = self.table.clone();
+        let filter = |a: &mut Attrs<'_>| {
+            a.text(1, &table);
+        };
+        let ours = |chain: &str| chain != ADMIN && CHAINS.iter().any(|(name, _)| *name == chain);
+        let listed = dump(&mut self.netlink, Kind::GetRule, NFPROTO_IPV4, filter, |object| {
+            let attrs: BTreeMap<u16, &[u8]> = Attributes(object).collect();
+            let chain = attrs.get(&2).map(|c| text(c)).unwrap_or_default();
+            if attrs.get(&1).is_some_and(|t| text(t) == table) && ours(&chain) {
+                let handle =
+                    attrs.get(&3).and_then(|h| h.first_chunk::<8>()).map_or(0, |h| u64::from_be_bytes(*h));
+                handles.push((chain.into_owned(), handle));
+            }
+        });
+        listed.map_err(|e| Error::internal("listing the firewall's rules").because(e))?;
+        Ok(handles)
+    }
+
+    /// Key, and value of a map, of each element.
+    fn present_elements(&mut self, set: &str) -> Result<Vec<Vec<u8>>, Error> {
+        let mut present = Vec::new();
+        let table = self.table.clone();
+        let filter = |a: &mut Attrs<'_>| {
+            a.text(1, &table).text(2, set);
+        };
+        let listed = dump(&mut self.netlink, Kind::GetSetElem, NFPROTO_IPV4, filter, |object| {
+            let list =
+                Attributes(object).filter(|(kind, _)| *kind == 3).flat_map(|(_, list)| Attributes(list));
+            for (_, element) in list {
+                let part = |wanted: u16| {
+                    let (_, data) = Attributes(element).find(|(kind, _)| *kind == wanted)?;
+                    Attributes(data).find(|(kind, _)| *kind == 1).map(|(_, value)| value.to_vec())
+                };
+                let key = part(1).unwrap_or_default();
+                present.push([key, part(2).unwrap_or_default()].concat());
+            }
+        });
+        match listed {
+            Ok(()) => Ok(present),
+            // Gone between two questions.
+            Err(e) if e.is(Errno::NOENT) => Ok(Vec::new()),
+            Err(e) => Err(Error::internal(format!("listing the firewall's set {set}")).because(e)),
+        }
     }
 
     /// Puts published ports in force.

@@ -144,3 +144,34 @@ fn bridges_come_and_go() {
         assert_eq!(listing(), before);
     });
 }
+
+#[test]
+fn tampering_is_noticed() {
+    in_namespace(|| {
+        let mut firewall = Firewall::open("berth").unwrap();
+        let mut known = known();
+        // Neighbours: where one interval ends the next begins.
+        known.bridges[1].subnets = vec!["172.18.0.0/16".parse().unwrap(), "172.16.0.0/16".parse().unwrap()];
+        for tampering in [
+            "flush ruleset",
+            "delete table ip berth",
+            "flush chain ip berth publish",
+            "insert rule ip berth forward accept",
+            "delete element ip berth ports { 6 . 6378 }",
+            "add element ip berth ports { 6 . 22 : 172.17.0.2 . 22 }",
+            "delete element ip berth masquerade { 172.17.0.0/16 }",
+            "add element ip berth masquerade { 10.0.0.0/8 }",
+            "delete element ip berth subnets { 172.17.0.0/16 . berth0 }",
+        ] {
+            firewall.replace(&known).unwrap();
+            assert!(firewall.is_intact(&known).unwrap());
+            run(&format!("nft {tampering}"));
+            assert!(!firewall.is_intact(&known).unwrap(), "{tampering}");
+        }
+        firewall.replace(&known).unwrap();
+        run("nft add rule ip berth admin accept");
+        assert!(firewall.is_intact(&known).unwrap(), "the administrator's chain is not ours to look at");
+        known.forwards.pop();
+        assert!(!firewall.is_intact(&known).unwrap());
+    });
+}

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The daemon goes and comes; somebody tampers; containers carry on.
+
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+
+use berth_domain::Meaning;
+use berth_network::*;
+
+use crate::lab::*;
+
+#[test]
+fn running_containers_carry_on_over_a_restart() {
+    let mut lab = Lab::new();
+    let container = lab.container(&[tcp(8080, 80)]);
+    let dead = lab.container(&[tcp(8081, 80)]);
+    let listener = container.ns.listen(80);
+    let networks: Vec<_> = lab.networks.list().iter().map(|n| n.record.id.clone()).collect();
+    let mut streams = vec![lab.outside.connect((HOST, 8080)).unwrap()];
+    streams.push(listener.accept().unwrap().0);
+
+    lab.restart();
+    let still = talk(&lab.outside, (HOST, 8080), &listener);
+    assert_eq!(still, IpAddr::V4(OUTSIDE), "the port answers before anybody is adopted");
+    assert_eq!(networks, lab.networks.list().iter().map(|n| n.record.id.clone()).collect::<Vec<_>>());
+    let held = container.held.iter().map(|(n, fd)| (n.clone(), fd.try_clone().unwrap())).collect();
+    // A record travels through the engine's state as JSON.
+    let json = serde_json::to_string(&container.record).unwrap();
+    let record: SandboxRecord = serde_json::from_str(&json).unwrap();
+    assert_eq!(record, container.record);
+    wait(lab.networks.sandbox_adopt(&container.id, record.clone(), held)).unwrap();
+    let dead_link = dead.record.endpoints[0].link.clone().unwrap();
+    assert!(lab.links().contains(&dead_link));
+    wait(lab.networks.sweep(std::slice::from_ref(&container.id))).unwrap();
+    assert!(!lab.links().contains(&dead_link), "links of nobody are removed");
+    assert!(!lab.table().contains("8081"), "and so are ports");
+    drop(dead);
+
+    assert_eq!(talk(&lab.outside, (HOST, 8080), &listener), IpAddr::V4(OUTSIDE));
+    assert_eq!(lab.networks.inspect("bridge").unwrap().endpoints.len(), 1);
+    let again = wait(lab.networks.sandbox_adopt(&new_id(), record, Vec::new())).unwrap_err();
+    assert_eq!(again.meaning(), Meaning::Conflict, "its address is taken");
+    let taken = lab.create(Mode::Networks(vec![EndpointRequest::on("bridge")]), &[tcp(8080, 80)]);
+    assert!(taken.unwrap_err().chain().ends_with("port is already allocated"));
+    let next = lab.container(&[tcp(8081, 80)]);
+    assert_ne!(next.ip(), container.ip());
+
+    lab.release(&container);
+    assert!(!lab.table().contains("8080"));
+    let reuse = lab.container(&[tcp(8080, 80)]);
+    drop((streams, reuse, next));
+}
+
+#[test]
+fn a_restart_after_the_rules_were_flushed_brings_them_back() {
+    let mut lab = Lab::new();
+    let container = lab.container(&[tcp(8080, 80)]);
+    let listener = container.ns.listen(80);
+    lab.host.sh("nft flush ruleset");
+    lab.restart();
+    wait(lab.networks.sandbox_adopt(&container.id, container.record.clone(), Vec::new())).unwrap();
+    wait(lab.networks.sweep(std::slice::from_ref(&container.id))).unwrap();
+    assert_eq!(talk(&lab.outside, (HOST, 8080), &listener), IpAddr::V4(OUTSIDE));
+}
+
+#[test]
+fn sweeping_releases_the_dead() {
+    let lab = Lab::new();
+    let (a, b) = (lab.container(&[tcp(8080, 80)]), lab.container(&[tcp(8081, 80)]));
+    wait(lab.networks.sweep(std::slice::from_ref(&b.id))).unwrap();
+    assert_eq!(lab.networks.sandbox(&a.id), None);
+    assert_eq!(lab.networks.sandbox(&b.id), Some(b.record.clone()));
+    assert!(!lab.table().contains("8080") && lab.table().contains("8081"));
+}
+
+#[test]
+fn others_links_and_tables_are_left_alone() {
+    let lab = Lab::new();
+    lab.host.sh(
+        "ip link add vb0123456789abc type ifb; ip link add br9 type bridge; ip link add vbfedcba9876543 master br9 type ifb
+         nft add table ip berth2; nft add chain ip berth2 forward",
+    );
+    wait(lab.networks.sweep(&[])).unwrap();
+    assert_eq!(lab.links().len(), 2);
+    assert!(lab.host.sh("nft list tables").contains("berth2"));
+}
+
+#[test]
+fn a_bridge_that_somebody_removed_comes_back() {
+    let lab = Lab::new();
+    lab.host.sh("ip link del berth0");
+    let container = lab.container(&[]);
+    assert_eq!(talk(&container.ns, (OUTSIDE, 80), &lab.outside.listen(80)), IpAddr::V4(HOST));
+}
+
+#[test]
+fn rules_that_somebody_flushed_come_back() {
+    let lab = Lab::new();
+    let container = lab.container(&[at(Ipv4Addr::LOCALHOST, tcp(8080, 80)), tcp(8081, 80)]);
+    let listener = container.ns.listen(80);
+    let before = lab.table();
+    let there = || lab.host.sh("nft -n list ruleset") == before;
+    for tampering in [
+        "nft flush ruleset",
+        "nft delete table ip berth",
+        "nft flush table ip berth",
+        "nft flush map ip berth ports",
+        "nft flush chain ip berth raw_prerouting",
+        "nft insert rule ip berth forward accept",
+    ] {
+        lab.host.sh(tampering);
+        until(tampering, there);
+    }
+    assert_eq!(talk(&lab.outside, (HOST, 8081), &listener), IpAddr::V4(OUTSIDE));
+}
+
+#[test]
+fn the_administrators_chain_is_the_administrators() {
+    let mut lab = Lab::new();
+    let container = lab.container(&[tcp(8080, 80)]);
+    let _listener = container.ns.listen(80);
+    lab.host.sh(&format!("nft add rule ip berth admin ip saddr {OUTSIDE} drop"));
+    lab.outside.cannot_connect((HOST, 8080));
+    lab.restart();
+    wait(lab.networks.sandbox_adopt(&container.id, container.record.clone(), Vec::new())).unwrap();
+    wait(lab.networks.sweep(std::slice::from_ref(&container.id))).unwrap();
+    lab.outside.cannot_connect((HOST, 8080));
+    assert!(lab.table().contains(&format!("ip saddr {OUTSIDE} drop")));
+}
+
+#[test]
+fn the_default_bridges_subnet() {
+    let subnet = |lab: &Lab| lab.networks.resolve("bridge").unwrap().ranges[0].subnet.to_string();
+    let mut lab = Lab::new();
+    assert_eq!(subnet(&lab), "172.17.0.0/16");
+    let id = lab.networks.resolve("default").unwrap().id.clone();
+    lab.restart_with(|c| c.bip = Some("10.1.0.1/24".parse().unwrap())).unwrap();
+    assert_eq!(subnet(&lab), "10.1.0.0/24");
+    assert_eq!(lab.networks.resolve("bridge").unwrap().id, id, "it is the same network");
+    let addresses = lab.host.sh("ip -4 -o addr show berth0");
+    assert!(addresses.contains("10.1.0.1/24") && !addresses.contains("172.17"), "{addresses}");
+    assert_eq!(lab.container(&[]).ip(), Ipv4Addr::new(10, 1, 0, 2));
+
+    lab.host.sh("ip link del berth0; ip route add 10.0.0.0/8 dev up0; ip route add 172.17.128.0/24 dev up0");
+    lab.restart();
+    assert_eq!(subnet(&lab), "172.18.0.0/16", "the host's own routes are avoided");
+
+    lab.host.sh("ip link del berth0; ip link add berth0 type bridge; ip addr add 192.0.2.1/25 dev berth0");
+    lab.restart();
+    assert_eq!(subnet(&lab), "192.0.2.0/25", "a bridge that is there is taken as it is");
+
+    lab.host.sh("ip link del berth0; ip link add berth0 type ifb");
+    let error = lab.restart_with(|_| {}).unwrap_err();
+    assert!(error.chain().contains("berth0 is not a bridge but a link of kind ifb"), "{}", error.chain());
+}
+
+#[test]
+fn bad_settings_are_refused() {
+    let mut lab = Lab::new();
+    let mut check = |change: fn(&mut NetworkConfig), text: &str| {
+        let error = lab.restart_with(change).unwrap_err().chain();
+        assert!(error.contains(text), "{error}");
+    };
+    check(|c| c.bip = Some("10.0.0.0/24".parse().unwrap()), "a host's address within a subnet expected");
+    check(|c| c.bridge = Some("much-too-long-a-name".into()), "invalid bridge name");
+    check(
+        |c| c.fixed_cidr = Some("10.0.0.0/24".parse().unwrap()),
+        "is not within the default bridge's subnet",
+    );
+}
+
+#[test]
+fn no_default_bridge_if_none_is_wanted() {
+    let mut lab = Lab::with(|c| c.bridge = None);
+    assert_eq!(lab.host.sh("nft list tables"), "", "and no rules");
+    assert_eq!(
+        lab.networks.list().iter().map(|n| n.record.name.clone()).collect::<Vec<_>>(),
+        ["host", "none"]
+    );
+    lab.restart();
+    assert!(lab.networks.resolve("bridge").is_ok());
+}
+
+#[test]
+fn a_spoilt_record_costs_one_network() {
+    let mut lab = Lab::new();
+    let network = lab.network("kept", |_| {}).unwrap();
+    let dir = lab.dir.path().join("networks");
+    std::fs::write(dir.join("spoilt.json"), "{").unwrap();
+    std::fs::write(dir.join("half.json.tmp"), "{").unwrap();
+    lab.restart();
+    assert_eq!(lab.networks.resolve("kept").unwrap(), network);
+    assert!(!dir.join("half.json.tmp").exists());
+}
+
+#[test]
+fn the_port_is_kept_while_the_daemon_is_away() {
+    let Lab { host, networks, outside, dir } = Lab::new();
+    let lab = Lab { host, networks, outside, dir };
+    let container = lab.container(&[tcp(8080, 80)]);
+    let Lab { host, networks, .. } = lab;
+    drop(networks);
+    // What a shim holds.
+    assert_eq!(container.held[0].0, "port/tcp/0.0.0.0:8080");
+    let bind = || host.run(|| TcpListener::bind("0.0.0.0:8080"));
+    assert!(bind().is_err());
+    drop(container);
+    until("the port is free", || bind().is_ok());
+}
