@@ -120,7 +120,8 @@ const BRIDGES: &str = "bridges";
 const INTERNAL: &str = "internal";
 const ICC: &str = "icc";
 const SUBNETS: &str = "subnets";
-const MASQUERADE: &str = "masquerade";
+// `masquerade` would be a word of nft's, and the table could not be read back.
+const MASQUERADE: &str = "masqueraded";
 const PORTS_AT: &str = "ports_at";
 const PORTS: &str = "ports";
 

@@ -159,8 +159,8 @@ fn tampering_is_noticed() {
             "insert rule ip berth forward accept",
             "delete element ip berth ports { 6 . 6378 }",
             "add element ip berth ports { 6 . 22 : 172.17.0.2 . 22 }",
-            "delete element ip berth masquerade { 172.17.0.0/16 }",
-            "add element ip berth masquerade { 10.0.0.0/8 }",
+            "delete element ip berth masqueraded { 172.17.0.0/16 }",
+            "add element ip berth masqueraded { 10.0.0.0/8 }",
             "delete element ip berth subnets { 172.17.0.0/16 . berth0 }",
         ] {
             firewall.replace(&known).unwrap();
@@ -173,5 +173,21 @@ fn tampering_is_noticed() {
         assert!(firewall.is_intact(&known).unwrap(), "the administrator's chain is not ours to look at");
         known.forwards.pop();
         assert!(!firewall.is_intact(&known).unwrap());
+    });
+}
+
+#[test]
+fn nft_can_save_and_restore_it() {
+    in_namespace(|| {
+        let mut firewall = Firewall::open("berth").unwrap();
+        firewall.replace(&known()).unwrap();
+        let saved = listing();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &saved).unwrap();
+        run("nft flush ruleset");
+        run(&format!("nft -f {}", file.path().display()));
+        assert_eq!(listing(), saved);
+        firewall.replace(&known()).unwrap();
+        assert_eq!(listing(), saved);
     });
 }
