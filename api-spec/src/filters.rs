@@ -68,6 +68,11 @@ impl Filters {
         self.0.get(name).into_iter().flatten().map(String::as_str)
     }
 
+    /// Every name with its values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = &str>)> {
+        self.0.iter().map(|(name, values)| (name.as_str(), values.iter().map(String::as_str)))
+    }
+
     /// Adds one; for clients that build filters.
     pub fn add(&mut self, name: impl Into<String>, value: impl Into<String>) {
         self.0.entry(name.into()).or_default().insert(value.into());

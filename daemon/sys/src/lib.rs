@@ -2,6 +2,7 @@
 //! The kernel as the daemon needs it: descriptors, processes, paths beneath a root, mounts, cgroups, files that
 //! survive a power cut. The daemon's only `unsafe` lives here.
 
+pub mod activation;
 pub mod atomic;
 pub mod cgroup;
 pub mod in_root;
