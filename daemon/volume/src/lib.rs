@@ -5,13 +5,26 @@
 //! ```text
 //! <data-root>/volumes/<name>/_data/      what containers see
 //!                            meta.json   labels, options, time of creation
+//!                            .filling/   a copy of the image's content on its way to become _data
+//!                    .making-<name>/     on its way to become <name>
+//!                    .removing-<n>/      on its way out; nothing with a leading dot survives the next start
 //! ```
 //!
-//! All calls block; none holds a lock over slow work on a volume's content.
+//! # Order
+//!
+//! create: [`plan`] (pure: refuses what cannot be) then [`Volumes::realise`] (makes, acquires and fills volumes).
+//! Each start: [`Volumes::oci_mounts`]. Removal: [`Volumes::release_all`]. At daemon start the engine repeats
+//! [`Volumes::acquire`] from its records: who uses what is not written down twice.
+//!
+//! All calls block; none holds a lock over work on a volume's content.
 #![forbid(unsafe_code)]
 
+mod copy_up;
+mod disk;
 pub mod mounts;
+mod options;
+mod realise;
 mod store;
 
-pub use mounts::{MountPlan, MountPoint, MountType, PlanInput, plan};
+pub use mounts::{MountPlan, MountPoint, MountType, PlanInput, ReadOnly, parse_volumes_from, plan};
 pub use store::{Pruned, Volume, Volumes};

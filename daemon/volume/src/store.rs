@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The volumes of the `local` driver.
+//! The volumes of the `local` driver, and who uses them.
 
-use std::collections::BTreeMap;
-use std::os::fd::BorrowedFd;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use berth_domain::{ContainerId, Error, Result};
-use oci_spec::runtime::Mount;
 
-use crate::mounts::{MountPlan, MountPoint};
+use crate::disk::{self, LOCAL};
+use crate::options;
+
+/// Marks a volume that was made without a name.
+const ANONYMOUS: &str = "com.docker.volume.anonymous";
 
 /// A volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,23 @@ pub struct Volume {
     pub options: Option<BTreeMap<String, String>>,
 }
 
+impl Volume {
+    /// Whether it was made without a name.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        self.labels.as_ref().is_some_and(|labels| labels.contains_key(ANONYMOUS))
+    }
+
+    /// The directory that containers see: [`Self::mountpoint`], or the host directory that its options name.
+    ///
+    /// # Errors
+    ///
+    /// Options that an older version took and this one does not.
+    pub fn content(&self) -> Result<PathBuf> {
+        Ok(options::bound_directory(self.options.as_ref())?.unwrap_or_else(|| self.mountpoint.clone()))
+    }
+}
+
 /// What a prune removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pruned {
@@ -36,9 +56,48 @@ pub struct Pruned {
     pub reclaimed: u64,
 }
 
+#[derive(Debug)]
+enum Slot {
+    /// Somebody makes or removes it: its name is taken, and whoever wants it waits.
+    Changing,
+    There(Entry),
+}
+
+#[derive(Debug)]
+struct Entry {
+    volume: Volume,
+    users: BTreeSet<ContainerId>,
+    /// Held while the volume is filled.
+    filling: Arc<Mutex<()>>,
+}
+
+impl Entry {
+    fn new(volume: Volume) -> Self {
+        Self { volume, users: BTreeSet::new(), filling: Arc::default() }
+    }
+}
+
+type Slots = BTreeMap<String, Slot>;
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    recursive_read_only: bool,
+    slots: Mutex<Slots>,
+    changed: Condvar,
+}
+
 /// All volumes. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Volumes {}
+pub struct Volumes(Arc<Inner>);
+
+/// A volume just asked for.
+#[derive(Debug)]
+pub(crate) struct Created {
+    pub(crate) volume: Volume,
+    /// It was not there before.
+    pub(crate) new: bool,
+}
 
 impl Volumes {
     /// Opens `root` (`<data-root>/volumes`), making it if needed, and reads what is there.
@@ -47,8 +106,40 @@ impl Volumes {
     ///
     /// The directory cannot be made or read. A single damaged volume is logged and left alone.
     pub fn open(root: &Path) -> Result<Self> {
-        let _unused = root;
-        Err(Error::not_implemented("volumes"))
+        disk::open_root(root)?;
+        let slots = disk::read_all(root)?
+            .into_iter()
+            .map(|volume| (volume.name.clone(), Slot::There(Entry::new(volume))))
+            .collect();
+        Ok(Self(Arc::new(Inner {
+            root: root.to_owned(),
+            recursive_read_only: recursive_read_only(),
+            slots: Mutex::new(slots),
+            changed: Condvar::new(),
+        })))
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The slots once nobody changes the volume of this name.
+    fn settled(&self, name: &str) -> MutexGuard<'_, Slots> {
+        let changing = |slots: &mut Slots| matches!(slots.get(name), Some(Slot::Changing));
+        self.0.changed.wait_while(self.slots(), changing).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settle(&self, name: &str, slot: Option<Slot>) {
+        let mut slots = self.slots();
+        match slot {
+            Some(slot) => drop(slots.insert(name.to_owned(), slot)),
+            None => drop(slots.remove(name)),
+        }
+        self.0.changed.notify_all();
+    }
+
+    pub(crate) fn recursive_read_only(&self) -> bool {
+        self.0.recursive_read_only
     }
 
     /// Makes a volume, or answers the one of that name. Durable when it returns. `None` or an empty name makes an anonymous one.
@@ -63,14 +154,69 @@ impl Volumes {
         options: Option<BTreeMap<String, String>>,
         labels: Option<BTreeMap<String, String>>,
     ) -> Result<Volume> {
-        let _unused = (name, driver, options, labels);
-        Err(Error::not_implemented("volumes"))
+        self.create_for(None, name, driver, options, labels).map(|created| created.volume)
+    }
+
+    /// The same, acquired in one step: a prune cannot come in between.
+    pub(crate) fn create_for(
+        &self,
+        user: Option<&ContainerId>,
+        name: Option<&str>,
+        driver: &str,
+        options: Option<BTreeMap<String, String>>,
+        labels: Option<BTreeMap<String, String>>,
+    ) -> Result<Created> {
+        check_driver(driver)?;
+        options::bound_directory(options.as_ref())?;
+        let (name, labels) = match name.filter(|n| !n.is_empty()) {
+            Some(name) => {
+                check_name(name)?;
+                (name.to_owned(), labels)
+            }
+            None => {
+                let mut labels = labels.unwrap_or_default();
+                labels.insert(ANONYMOUS.to_owned(), String::new());
+                (random_name()?, Some(labels))
+            }
+        };
+        let mut slots = self.settled(&name);
+        if let Some(Slot::There(entry)) = slots.get_mut(&name) {
+            entry.users.extend(user.cloned());
+            return Ok(Created { volume: entry.volume.clone(), new: false });
+        }
+        slots.insert(name.clone(), Slot::Changing);
+        drop(slots);
+        match disk::make(&self.0.root, &name, options.filter(|o| !o.is_empty()), labels) {
+            Ok(volume) => {
+                let mut entry = Entry::new(volume.clone());
+                entry.users.extend(user.cloned());
+                self.settle(&name, Some(Slot::There(entry)));
+                tracing::info!(volume = name, "volume created");
+                Ok(Created { volume, new: true })
+            }
+            Err(error) => {
+                self.settle(&name, None);
+                Err(error.context(format!("create {name}")))
+            }
+        }
     }
 
     /// All volumes by name.
     #[must_use]
     pub fn list(&self) -> Vec<Volume> {
-        Vec::new()
+        let slots = self.slots();
+        let there = slots.values().filter_map(|slot| match slot {
+            Slot::There(entry) => Some(entry.volume.clone()),
+            Slot::Changing => None,
+        });
+        there.collect()
+    }
+
+    fn with<T>(&self, name: &str, act: impl FnOnce(&mut Entry) -> T) -> Result<T> {
+        match self.settled(name).get_mut(name) {
+            Some(Slot::There(entry)) => Ok(act(entry)),
+            _ => Err(Error::not_found(format!("get {name}: no such volume"))),
+        }
     }
 
     /// One volume.
@@ -79,17 +225,46 @@ impl Volumes {
     ///
     /// `get NAME: no such volume`.
     pub fn inspect(&self, name: &str) -> Result<Volume> {
-        Err(Error::not_found(format!("get {name}: no such volume")))
+        self.with(name, |entry| entry.volume.clone())
     }
 
-    /// Removes a volume; `force` makes a missing one no error.
+    pub(crate) fn filling(&self, name: &str) -> Result<Arc<Mutex<()>>> {
+        self.with(name, |entry| entry.filling.clone())
+    }
+
+    /// Removes a volume; `force` makes a missing one no error. Durable when it returns.
     ///
     /// # Errors
     ///
     /// Conflict while in use; not found.
     pub fn remove(&self, name: &str, force: bool) -> Result<()> {
-        let _unused = (name, force);
-        Err(Error::not_implemented("volumes"))
+        let mut slots = self.settled(name);
+        match slots.get(name) {
+            Some(Slot::There(entry)) if entry.users.is_empty() => {}
+            Some(Slot::There(entry)) => {
+                let users: Vec<&str> = entry.users.iter().map(ContainerId::as_str).collect();
+                return Err(Error::conflict(format!(
+                    "remove {name}: volume is in use - [{}]",
+                    users.join(", ")
+                )));
+            }
+            _ if force => return Ok(()),
+            _ => return Err(Error::not_found(format!("get {name}: no such volume"))),
+        }
+        let kept = slots.insert(name.to_owned(), Slot::Changing);
+        drop(slots);
+        match disk::take_away(&self.0.root, name) {
+            Ok(away) => {
+                self.settle(name, None);
+                tracing::info!(volume = name, "volume removed");
+                disk::discard(&away);
+                Ok(())
+            }
+            Err(error) => {
+                self.settle(name, kept);
+                Err(error.context(format!("remove {name}")))
+            }
+        }
     }
 
     /// Removes unused volumes that `select` chooses: only anonymous ones unless `all`.
@@ -98,8 +273,28 @@ impl Volumes {
     ///
     /// The first failure; what was removed stays removed.
     pub fn prune(&self, all: bool, select: impl Fn(&Volume) -> bool) -> Result<Pruned> {
-        let _unused = (all, select(&self.inspect("")?));
-        Err(Error::not_implemented("volumes"))
+        let mut pruned = Pruned::default();
+        for volume in self.list() {
+            if !(all || volume.is_anonymous()) || !select(&volume) || !self.users(&volume.name).is_empty() {
+                continue;
+            }
+            // A bound host directory is not ours, and removing the volume frees nothing of it.
+            let size = disk::size(&volume.mountpoint)?;
+            match self.remove(&volume.name, false) {
+                Ok(()) => {
+                    pruned.removed.push(volume.name);
+                    pruned.reclaimed = pruned.reclaimed.saturating_add(size);
+                }
+                // A container or another prune was faster.
+                Err(e)
+                    if matches!(
+                        e.meaning(),
+                        berth_domain::Meaning::Conflict | berth_domain::Meaning::NotFound
+                    ) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(pruned)
     }
 
     /// Marks a volume as used by a container. Idempotent; kept in memory: the engine repeats it at start from its records.
@@ -108,20 +303,25 @@ impl Volumes {
     ///
     /// No such volume.
     pub fn acquire(&self, name: &str, container: &ContainerId) -> Result<()> {
-        let _unused = (name, container);
-        Err(Error::not_implemented("volumes"))
+        self.with(name, |entry| {
+            entry.users.insert(container.clone());
+        })
     }
 
     /// Undoes [`Self::acquire`].
     pub fn release(&self, name: &str, container: &ContainerId) {
-        let _unused = (name, container);
+        if let Some(Slot::There(entry)) = self.settled(name).get_mut(name) {
+            entry.users.remove(container);
+        }
     }
 
     /// Containers that use a volume.
     #[must_use]
     pub fn users(&self, name: &str) -> Vec<ContainerId> {
-        let _unused = name;
-        Vec::new()
+        match self.slots().get(name) {
+            Some(Slot::There(entry)) => entry.users.iter().cloned().collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// Bytes that a volume's content takes on disk.
@@ -130,59 +330,55 @@ impl Volumes {
     ///
     /// It cannot be read.
     pub fn size(&self, name: &str) -> Result<u64> {
-        let _unused = name;
-        Err(Error::not_implemented("volumes"))
-    }
-
-    /// Create: makes and acquires the volumes of a plan, and fills empty ones from the image (`image_root`: a descriptor of the image's root
-    /// directory). On error everything it acquired is released and anonymous volumes it made are removed.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::create`]; a failed copy.
-    pub fn realise(
-        &self,
-        plan: Vec<MountPlan>,
-        container: &ContainerId,
-        image_root: Option<BorrowedFd<'_>>,
-    ) -> Result<Vec<MountPoint>> {
-        let _unused = (plan, container, image_root);
-        Err(Error::not_implemented("volumes"))
-    }
-
-    /// Start: the OCI mounts of a container, making missing sources of `-v` binds.
-    ///
-    /// # Errors
-    ///
-    /// A source of `--mount` that does not exist.
-    pub fn oci_mounts(&self, points: &[MountPoint]) -> Result<Vec<Mount>> {
-        let _unused = points;
-        Err(Error::not_implemented("volumes"))
-    }
-
-    /// Removal of a container: releases its volumes and, if `remove_anonymous`, removes those without a name of their own
-    /// that nobody else uses.
-    ///
-    /// # Errors
-    ///
-    /// The first failure; the rest is done all the same.
-    pub fn release_all(
-        &self,
-        points: &[MountPoint],
-        container: &ContainerId,
-        remove_anonymous: bool,
-    ) -> Result<()> {
-        let _unused = (points, container, remove_anonymous);
-        Err(Error::not_implemented("volumes"))
-    }
-
-    /// Copies a directory of the image into a volume if that is empty; tells whether it did. Never follows a link out of the image.
-    ///
-    /// # Errors
-    ///
-    /// The copy failed; the volume is empty again.
-    pub fn copy_up(&self, name: &str, image_root: BorrowedFd<'_>, path: &Path) -> Result<bool> {
-        let _unused = (name, image_root, path);
-        Err(Error::not_implemented("volumes"))
+        disk::size(&self.inspect(name)?.content()?)
     }
 }
+
+/// Docker's rule: two characters at least, of a set that makes one plain directory name.
+fn check_name(name: &str) -> Result<()> {
+    if name.len() == 1 {
+        return Err(Error::invalid(
+            "volume name is too short, names should be at least two alphanumeric characters",
+        ));
+    }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    let good = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric()) && name.bytes().all(plain);
+    if !good {
+        return Err(Error::invalid(format!(
+            "{name:?} includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
+        )));
+    }
+    if name.len() > 255 {
+        return Err(Error::invalid(format!(
+            "volume name is too long: {} characters, at most 255",
+            name.len()
+        )));
+    }
+    Ok(())
+}
+
+fn check_driver(driver: &str) -> Result<()> {
+    if driver.is_empty() || driver == LOCAL {
+        return Ok(());
+    }
+    Err(Error::not_found(format!("error looking up volume plugin {driver}: plugin {driver:?} not found")))
+}
+
+fn random_name() -> Result<String> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|e| Error::internal(format!("no random bytes: {e}")))?;
+    Ok(ContainerId::from_bytes(bytes).as_str().to_owned())
+}
+
+/// Since Linux 5.12 a mount and all beneath it can be made read-only in one step.
+fn recursive_read_only() -> bool {
+    let release = rustix::system::uname();
+    let release = release.release().to_string_lossy();
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or_default());
+    let version = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    version >= (5, 12)
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use berth_domain::{Error, Result};
+use berth_domain::Result;
 use berth_shim_proto::{
     Attach, Exec, FdIndex, Launch, PacketError, Reply, Request, State, Target, ToShim, send,
 };
@@ -240,16 +240,15 @@ impl Shim {
         remains::kill_process(pids.init, pids.init_started)
     }
 
-    /// Kills init and then the shim itself: for a shim that hangs for good. [`ShimEvent::Gone`] follows.
-    ///
-    /// # Errors
-    ///
-    /// The pid file cannot be read.
-    pub fn kill(&self) -> Result<()> {
-        let init = self.kill_init();
-        let path = &self.0.run_dir;
-        self.0.process.kill().map_err(|e| Error::io("killing the shim of", path, e))?;
-        init
+    /// Kills init and then the shim itself: for a shim that hangs for good. [`ShimEvent::Gone`] follows; what cannot be
+    /// killed is logged.
+    pub fn kill(&self) {
+        if let Err(error) = self.kill_init() {
+            tracing::error!(shim = self.0.pid, error = error.chain(), "killing init");
+        }
+        if let Err(error) = self.0.process.kill() {
+            tracing::error!(shim = self.0.pid, %error, "killing the shim");
+        }
     }
 }
 
