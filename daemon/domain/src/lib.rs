@@ -6,16 +6,19 @@
 pub mod container;
 pub mod error;
 pub mod event;
-pub mod filter;
 pub mod id;
 pub mod platform;
+pub mod port;
 pub mod progress;
 pub mod reference;
+pub mod restart;
+pub mod signal;
 
 pub use container::Status;
 pub use error::{Error, Meaning, Result};
 pub use event::{Event, EventKind};
-pub use filter::Filters;
 pub use id::{ContainerId, Digest, EndpointId, ExecId, ImageId, NetworkId};
 pub use platform::Platform;
 pub use reference::Reference;
+pub use restart::RestartPolicy;
+pub use signal::Signal;

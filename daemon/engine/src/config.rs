@@ -42,6 +42,10 @@ pub struct EngineConfig {
     pub cgroup_parent: String,
     /// Set no_new_privs in every container.
     pub no_new_privileges: bool,
+    /// Content of the seccomp profile that containers get; `None` for the built-in one.
+    pub seccomp_profile: Option<String>,
+    /// Program bind-mounted as the init process of containers that ask for one; `None` when there is none.
+    pub init_path: Option<PathBuf>,
     /// What `host-gateway` in `--add-host` stands for; empty for the default bridge's gateway.
     pub host_gateway_ips: Vec<IpAddr>,
 }
@@ -79,6 +83,8 @@ impl EngineConfig {
             init: false,
             cgroup_parent: "/berth".into(),
             no_new_privileges: false,
+            seccomp_profile: None,
+            init_path: None,
             host_gateway_ips: Vec::new(),
         }
     }

@@ -1,16 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The engine itself: the containers by id and by name.
+//! The engine itself: the containers, and what all of them share.
 
-use std::sync::Arc;
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use berth_domain::{ContainerId, Error, EventKind, Result};
-use std::collections::BTreeMap;
+use berth_domain::{ContainerId, Error, Result, Status};
+use berth_runtime::{HostFacts, SeccompCache, spec};
+use tokio::task::JoinSet;
 
-use crate::Snapshot;
+use crate::cancel::Cancel;
+use crate::config::EngineConfig;
+use crate::events::Bus;
+use crate::exec::Execs;
+use crate::files::Syncer;
+use crate::index::Index;
+use crate::seam::Backends;
+use crate::snapshot::Snapshot;
+use crate::task::Task;
 
 /// The container engine. Cheap to share; see the crate's documentation.
 #[derive(Debug)]
-pub struct Engine {}
+pub struct Engine {
+    pub(crate) config: EngineConfig,
+    pub(crate) defaults: spec::Defaults,
+    pub(crate) backends: Backends,
+    pub(crate) index: Arc<Index>,
+    pub(crate) bus: Bus,
+    pub(crate) execs: Execs,
+    pub(crate) syncer: Syncer,
+    pub(crate) seccomp: SeccompCache,
+    /// Raised when the engine is to end.
+    pub(crate) closing: Cancel,
+    pub(crate) pruning: tokio::sync::Mutex<()>,
+    tasks: Mutex<JoinSet<()>>,
+    #[cfg(test)]
+    pub(crate) faults: Mutex<Option<&'static str>>,
+}
 
 /// How many containers are in which state, for `info`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,42 +55,199 @@ pub struct Counts {
     pub stopped: usize,
 }
 
-pub(crate) fn not_yet(what: &str) -> Error {
-    Error::not_implemented(format!("{what} is not implemented"))
-}
+/// How long an engine that ends waits for what is under way.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 impl Engine {
+    /// Opens the engine: reads the records back, finds what still runs, finishes what was interrupted, sweeps
+    /// away what belongs to nobody, and applies restart policies once.
+    ///
+    /// # Errors
+    ///
+    /// The roots cannot be made or read. A container whose record is damaged is reported and left aside.
+    pub async fn open(
+        config: EngineConfig,
+        images: berth_image::Images,
+        networks: berth_network::Networks,
+        volumes: berth_volume::Volumes,
+        shims: berth_runtime::Shims,
+        facts: HostFacts,
+    ) -> Result<Arc<Self>> {
+        let backends = Backends {
+            images: Arc::new(images),
+            networks: Arc::new(networks),
+            volumes,
+            shims: Arc::new(shims),
+            facts,
+        };
+        Self::open_with(config, backends).await
+    }
+
+    pub(crate) async fn open_with(config: EngineConfig, backends: Backends) -> Result<Arc<Self>> {
+        let defaults = spec::Defaults {
+            cgroup_parent: config.cgroup_parent.clone(),
+            ulimits: config.default_ulimits.clone(),
+            shm_size: config.default_shm_size,
+            no_new_privileges: config.no_new_privileges,
+            seccomp_profile: config.seccomp_profile.clone(),
+            init: config.init,
+            init_path: config.init_path.clone(),
+        };
+        make_roots(&config)?;
+        let engine = Arc::new(Self {
+            defaults,
+            config,
+            backends,
+            index: Arc::default(),
+            bus: Bus::new(),
+            execs: Execs::default(),
+            syncer: Syncer::start()?,
+            seccomp: SeccompCache::new(),
+            closing: Cancel::default(),
+            pruning: tokio::sync::Mutex::new(()),
+            tasks: Mutex::default(),
+            #[cfg(test)]
+            faults: Mutex::default(),
+        });
+        engine.recover().await?;
+        Ok(engine)
+    }
+
     /// Resolves a name (with or without its slash), an id or a unique beginning of one.
     ///
     /// # Errors
     ///
     /// `No such container: x`; several ids begin so.
-    pub fn resolve(&self, _name: &str) -> Result<ContainerId> {
-        Err(not_yet("resolve"))
+    pub fn resolve(&self, name: &str) -> Result<ContainerId> {
+        Ok(self.index.resolve(name)?.id.clone())
     }
 
     /// How many containers there are.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        Counts::default()
+        let mut counts = Counts::default();
+        for handle in self.index.all() {
+            counts.all += 1;
+            match handle.now().state.status {
+                Status::Running | Status::Restarting => counts.running += 1,
+                Status::Paused => counts.paused += 1,
+                Status::Created | Status::Removing | Status::Exited | Status::Dead => counts.stopped += 1,
+            }
+        }
+        counts
     }
 
-    /// The containers that use a volume, network or image are found among these.
+    /// All containers as they are now, in the order of their ids.
     #[must_use]
     pub fn snapshots(&self) -> Vec<Arc<Snapshot>> {
-        Vec::new()
+        self.index.all().iter().map(|handle| handle.now()).collect()
     }
 
-    /// Publishes an event about something that is not a container (those publish theirs themselves).
-    pub fn publish(
-        &self,
-        _kind: EventKind,
-        _action: &str,
-        _actor: &str,
-        _attributes: BTreeMap<String, String>,
-    ) {
+    /// What this host can do, as it was found at start.
+    #[must_use]
+    pub fn host_facts(&self) -> &HostFacts {
+        &self.backends.facts
     }
 
     /// Stops taking work and waits until what is under way is recorded. Containers go on running.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        self.closing.raise();
+        self.bus.close();
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(FAREWELL, all).await.is_err() {
+            tracing::warn!("some containers' operations are given up in the middle");
+        }
+        let syncer = self.syncer.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || syncer.close()).await {
+            tracing::error!(%error, "syncing records at the end");
+        }
+    }
+
+    /// Runs a container's task.
+    pub(crate) fn own(&self, task: Task) {
+        use tracing::Instrument as _;
+        let span = tracing::info_span!("container", id = task.now.id.short());
+        self.background(task.run().instrument(span));
+    }
+
+    /// Runs something that outlives the request; it is joined at the engine's end.
+    pub(crate) fn background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(ended) = tasks.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a task of the engine ended badly");
+            }
+        }
+        tasks.spawn(work);
+    }
+
+    pub(crate) fn containers_dir(&self) -> PathBuf {
+        self.config.data_root.join("containers")
+    }
+
+    pub(crate) fn removing_dir(&self) -> PathBuf {
+        self.config.data_root.join("removing")
+    }
+
+    /// The layer below all images: mount points, so that no image needs to have them and no upper directory gets them.
+    pub(crate) fn init_layer(&self) -> PathBuf {
+        self.config.data_root.join("init-layer")
+    }
+
+    /// A container's cgroup, as its spec says.
+    pub(crate) fn cgroup_path(&self, now: &Snapshot) -> String {
+        let parent = match &*now.host_config.resources.cgroup_parent {
+            "" => &*self.config.cgroup_parent,
+            parent => parent,
+        };
+        format!("/{}/{}", parent.trim_matches('/'), now.id)
+    }
+
+    /// Where tests make things fail.
+    #[cfg(test)]
+    pub(crate) fn fault(&self, step: &'static str) -> Result<()> {
+        match *self.faults.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(failing) if failing == step => Err(Error::internal(format!("fault at {step}"))),
+            _ => Ok(()),
+        }
+    }
+
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
+    pub(crate) fn fault(&self, _step: &'static str) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn make_roots(config: &EngineConfig) -> Result<()> {
+    let make = |path: &Path, mode: u32| {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(path)
+            .map_err(|error| Error::io("making", path, error))
+    };
+    make(&config.data_root, 0o710)?;
+    make(&config.exec_root, 0o711)?;
+    make(&config.data_root.join("containers"), 0o710)?;
+    make(&config.data_root.join("removing"), 0o700)?;
+    make(&config.exec_root.join("containers"), 0o711)?;
+    let layer = config.data_root.join("init-layer");
+    for dir in ["", "dev", "dev/pts", "dev/shm", "proc", "sys", "etc"] {
+        make(&layer.join(dir), 0o755)?;
+    }
+    for file in ["etc/hosts", "etc/hostname", "etc/resolv.conf", ".dockerenv"] {
+        let path = layer.join(file);
+        fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&path)
+            .map_err(|error| Error::io("making", &path, error))?;
+    }
+    let mtab = layer.join("etc/mtab");
+    match symlink("/proc/mounts", &mtab) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("making", &mtab, error)),
+        _ => Ok(()),
+    }
 }

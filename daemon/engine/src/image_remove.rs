@@ -1,27 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ImageDelete`: the engine's part is to know which containers use an image.
 
-use berth_domain::Result;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use berth_domain::{EventKind, ImageId, Result};
+use berth_image::{ImageUse, RemoveOptions, Removed};
 
 use crate::Engine;
-use crate::engine::not_yet;
+use crate::index::Index;
+use crate::seam::ImageUsers;
 
-/// How to remove an image.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ImageRemoveOptions {
-    /// Even if stopped containers use it.
-    pub force: bool,
-    /// Keep untagged parents.
-    pub noprune: bool,
-}
-
-/// What went away.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Removed {
-    /// A name.
-    Untagged(String),
-    /// An image or layer.
-    Deleted(String),
+/// The containers of an image.
+pub(crate) fn users(index: &Arc<Index>) -> ImageUsers {
+    let index = Arc::clone(index);
+    Arc::new(move |image: &ImageId| {
+        index
+            .all()
+            .iter()
+            .map(|handle| handle.now())
+            .filter(|now| now.image == *image && !now.state.removed)
+            .map(|now| ImageUse {
+                container: now.id.to_string(),
+                running: now.state.status.has_processes()
+                    || now.state.status == berth_domain::Status::Restarting,
+            })
+            .collect()
+    })
 }
 
 impl Engine {
@@ -30,7 +35,32 @@ impl Engine {
     /// # Errors
     ///
     /// No such image; a container uses it; it has several names and was given by id.
-    pub async fn image_remove(&self, _name: &str, _options: ImageRemoveOptions) -> Result<Vec<Removed>> {
-        Err(not_yet("image remove"))
+    pub async fn image_remove(self: &Arc<Self>, name: &str, options: RemoveOptions) -> Result<Vec<Removed>> {
+        let (engine, name) = (Arc::clone(self), name.to_owned());
+        // Its own thread, and to the end: a client that hangs up does not stop it half-way.
+        crate::files::blocking(move || {
+            let image = engine.backends.images.resolve(&name)?;
+            let removed = engine.backends.images.remove(&name, options, users(&engine.index))?;
+            for one in &removed {
+                let (action, actor, shown) = match one {
+                    Removed::Untagged(name) => ("untag", image.to_string(), name),
+                    Removed::Deleted(id) => ("delete", id.clone(), id),
+                };
+                let attributes = BTreeMap::from([("name".to_owned(), shown.clone())]);
+                engine.bus.publish(EventKind::Image, action, &actor, attributes);
+            }
+            Ok(removed)
+        })
+        .await
+    }
+
+    /// Lets go of images that were removed while containers stood on them.
+    pub(crate) async fn collect_images(self: &Arc<Self>) {
+        let engine = Arc::clone(self);
+        let collected =
+            crate::files::blocking(move || engine.backends.images.collect(users(&engine.index))).await;
+        if let Err(error) = collected {
+            tracing::error!(error = error.chain(), "collecting images that nobody uses");
+        }
     }
 }

@@ -6,21 +6,55 @@
 //! work to the container's task (or a task of their own) and wait for the answer, so that a caller may
 //! be dropped at any moment without leaving work half done. Methods that read use a published
 //! [`Snapshot`] and never wait.
+//!
+//! | module | what it knows |
+//! |---|---|
+//! | `engine`, `index`, `handle` | the containers by id and name, and how to reach their tasks |
+//! | `task`, `life` | one container's life: what wakes its task, what a start and an end come to |
+//! | `container/*`, `exec/*` | one file a verb |
+//! | `asked`, `merge`, `health`, `log_config` | what was asked, checked |
+//! | `record`, `files`, `recover` | what is kept on disk, and what a new daemon makes of it |
+//! | `door`, `logs`, `events` | streams: attached clients, recorded output, what happened |
+//! | `undo` | taking a start back |
+//! | `seam`, `adapter` | the crates below, behind traits that tests can stand in for |
 #![forbid(unsafe_code)]
 
+mod adapter;
+mod asked;
+mod cancel;
 mod config;
 mod container;
+mod door;
 mod engine;
+mod etc;
+mod etc_mounts;
 mod events;
 mod exec;
+mod files;
+mod handle;
+mod health;
 mod image_remove;
+mod index;
+mod life;
+mod log_config;
 mod logs;
+mod merge;
+mod names;
+mod probe;
+mod record;
+mod recover;
+mod seam;
 mod snapshot;
+mod task;
+mod undo;
 
+pub use berth_image::{RemoveOptions as ImageRemoveOptions, Removed};
+pub use berth_network::{EndpointRecord, PublishedPort, SandboxRecord};
+pub use berth_volume::{MountPoint, MountType};
 pub use config::{EngineConfig, NATIVE_RUNTIME, OciRuntime};
 pub use container::attach::{AttachOptions, AttachTicket};
 pub use container::create::Created;
-pub use container::list::ListOptions;
+pub use container::list::{FILTERS as LIST_FILTERS, ListOptions};
 pub use container::prune::PruneReport;
 pub use container::remove::RemoveOptions;
 pub use container::size::Sizes;
@@ -30,9 +64,5 @@ pub use container::wait::{Condition, WaitHandle, WaitOutcome};
 pub use engine::{Counts, Engine};
 pub use events::EventStream;
 pub use exec::{ExecConfig, ExecInspect, ExecStart, ExecTicket};
-pub use image_remove::{ImageRemoveOptions, Removed};
 pub use logs::{LogEntry, LogOptions, LogStream, Tail};
-pub use snapshot::{
-    Endpoint, Health, HealthStatus, MountKind, MountPoint, Paths, Probe, PublishedPort, Sandbox, Snapshot,
-    State,
-};
+pub use snapshot::{Health, HealthStatus, Paths, Probe, Snapshot, State};

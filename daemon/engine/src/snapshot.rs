@@ -2,14 +2,14 @@
 //! What the rest of the program sees of a container: a value that its task publishes after each change.
 //! Reading it never waits for the task.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use berth_api::types::container_create::{ContainerConfig, HostConfig, NetworkingConfig};
 use berth_domain::{ContainerId, ImageId, Platform, Status};
+use berth_network::SandboxRecord;
+use berth_volume::MountPoint;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 /// A container at one moment.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ pub struct Snapshot {
     /// What it is doing.
     pub state: State,
     /// Its place on the network while it runs.
-    pub sandbox: Option<Arc<Sandbox>>,
+    pub sandbox: Option<Arc<SandboxRecord>>,
     /// What is mounted into it.
     pub mounts: Arc<[MountPoint]>,
     /// Its log file; `None` when output is not recorded.
@@ -120,109 +120,6 @@ pub struct Probe {
     pub exit_code: i32,
     /// What it printed, at most 4 KiB.
     pub output: String,
-}
-
-/// A container's place on the network.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Sandbox {
-    /// The sandbox's id, 64 hexadecimal digits.
-    pub id: String,
-    /// Path of its network namespace; empty when it has none of its own.
-    pub key: String,
-    /// One for each network joined.
-    pub endpoints: Vec<Endpoint>,
-    /// Container ports published on the host.
-    pub ports: Vec<PublishedPort>,
-}
-
-/// A container's place on one network.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Endpoint {
-    /// Name of the network.
-    pub network: String,
-    /// Id of the network.
-    pub network_id: String,
-    /// Driver of the network (`bridge`, `host`, `null`).
-    pub driver: String,
-    /// Id of this endpoint.
-    pub endpoint_id: String,
-    /// IPv4 address.
-    pub ip: Option<IpAddr>,
-    /// Length of its prefix.
-    pub prefix_len: u8,
-    /// IPv4 gateway.
-    pub gateway: Option<IpAddr>,
-    /// IPv6 address.
-    pub ipv6: Option<IpAddr>,
-    /// Length of its prefix.
-    pub ipv6_prefix_len: u8,
-    /// IPv6 gateway.
-    pub ipv6_gateway: Option<IpAddr>,
-    /// Hardware address, `02:42:...`.
-    pub mac: String,
-    /// Names it answers to on the network besides the container's own.
-    pub aliases: Vec<String>,
-}
-
-/// A published port.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct PublishedPort {
-    /// Port in the container.
-    pub container_port: u16,
-    /// `tcp`, `udp` or `sctp`.
-    pub protocol: String,
-    /// Address on the host.
-    pub host_ip: IpAddr,
-    /// Port on the host.
-    pub host_port: u16,
-}
-
-/// Something mounted into a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MountPoint {
-    /// What kind.
-    pub kind: MountKind,
-    /// A volume's name; empty otherwise.
-    pub name: String,
-    /// Path on the host; empty for a tmpfs.
-    pub source: PathBuf,
-    /// Path in the container.
-    pub destination: String,
-    /// A volume's driver; empty otherwise.
-    pub driver: String,
-    /// The mode string asked for (`ro`, `z`, ...).
-    pub mode: String,
-    /// Whether it can be written to.
-    pub rw: bool,
-    /// A bind's propagation; empty otherwise.
-    pub propagation: String,
-    /// Whether the volume was made for this container and goes with `rm -v`.
-    pub anonymous: bool,
-}
-
-/// The kind of a mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MountKind {
-    /// A path of the host.
-    Bind,
-    /// A volume.
-    Volume,
-    /// Memory.
-    Tmpfs,
-}
-
-impl MountKind {
-    /// The word the API uses.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Bind => "bind",
-            Self::Volume => "volume",
-            Self::Tmpfs => "tmpfs",
-        }
-    }
 }
 
 /// Where a container keeps its things.

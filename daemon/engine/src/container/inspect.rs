@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use berth_domain::Result;
 
-use crate::engine::not_yet;
 use crate::{Engine, Snapshot};
 
 impl Engine {
@@ -14,7 +13,7 @@ impl Engine {
     /// # Errors
     ///
     /// No such container.
-    pub fn container_inspect(&self, _name: &str) -> Result<Arc<Snapshot>> {
-        Err(not_yet("inspect"))
+    pub fn container_inspect(&self, name: &str) -> Result<Arc<Snapshot>> {
+        Ok(self.index.resolve(name)?.now())
     }
 }

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ContainerKill`.
 
-use berth_domain::Result;
+use std::sync::Arc;
+
+use berth_domain::container::Request;
+use berth_domain::{Result, Signal, Status};
 
 use crate::Engine;
-use crate::engine::not_yet;
+use crate::handle::{Reply, Verb};
+use crate::task::{Task, answer};
 
 impl Engine {
     /// Sends a signal, by name or number, to a container's init process. Empty means SIGKILL.
@@ -12,7 +16,41 @@ impl Engine {
     /// # Errors
     ///
     /// No such container; it does not run; an unknown signal.
-    pub async fn container_kill(&self, _name: &str, _signal: &str) -> Result<()> {
-        Err(not_yet("kill"))
+    pub async fn container_kill(&self, name: &str, signal: &str) -> Result<()> {
+        let signal = if signal.is_empty() { Signal::KILL } else { signal.parse()? };
+        let handle = self.index.resolve(name)?;
+        handle.ask(name, |reply| Verb::Kill(signal, reply)).await
+    }
+}
+
+impl Task {
+    pub(crate) async fn kill(&mut self, asked: &str, signal: Signal, reply: Reply<()>) {
+        if let Some(starting) = &mut self.starting {
+            // Not running yet: nothing to signal, but a start to give up.
+            starting.cancel.raise();
+            starting.kills.push((asked.to_owned(), signal, reply));
+            return;
+        }
+        if let Err(error) = self.admit(Request::Kill, asked) {
+            return answer(reply, Err(error));
+        }
+        let fatal = signal == Signal::KILL || signal == self.asked.stop_signal;
+        self.by_hand |= fatal;
+        let Some(up) = &self.up else {
+            // Between two runs of its restart policy.
+            self.by_hand = true;
+            self.restart_at = None;
+            self.settle(Status::Exited);
+            self.publish();
+            self.record_state().await;
+            return answer(reply, Ok(()));
+        };
+        let delivery = self.delivery(Arc::clone(&up.shim), signal);
+        self.event("kill", &[("signal", signal.to_string())]);
+        let asked = asked.to_owned();
+        tokio::spawn(async move {
+            let result = delivery.await.map_err(|error| error.context(format!("cannot kill container: {asked}")));
+            answer(reply, result);
+        });
     }
 }

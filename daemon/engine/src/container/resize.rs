@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ContainerResize`.
 
-use berth_domain::Result;
+use berth_domain::container::Request;
+use berth_domain::{Error, Result};
+use berth_shim_proto::Target;
 
 use crate::Engine;
-use crate::engine::not_yet;
 
 impl Engine {
     /// Sets the size of a container's terminal.
@@ -12,7 +13,11 @@ impl Engine {
     /// # Errors
     ///
     /// No such container; it does not run.
-    pub async fn container_resize(&self, _name: &str, _height: u16, _width: u16) -> Result<()> {
-        Err(not_yet("resize"))
+    pub async fn container_resize(&self, name: &str, height: u16, width: u16) -> Result<()> {
+        let handle = self.index.resolve(name)?;
+        let shim = handle.shim(Request::Processes, name)?;
+        shim.resize(Target::Init, height, width)
+            .await
+            .map_err(|error| Error::conflict(format!("cannot resize container {}", handle.id)).because(error))
     }
 }

@@ -1,10 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `ContainerStart`.
+//! `ContainerStart`: the way from a record to a running init process, each step with its undo.
+//!
+//! ```text
+//!   the last run's shim is gone ── run dir ──┬── shim spawned ─────┬── files, mounts, spec ── clients gathered ── launch
+//!                                            └── sandbox created ──┘      (one blocking hop)
+//! ```
 
-use berth_domain::Result;
+use std::net::IpAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use berth_domain::container::Request;
+use berth_domain::{ContainerId, Error, Result};
+use berth_network::{Mode, Sandbox, SandboxRecord, SandboxRequest};
+use berth_runtime::spec::{self, Namespaces, Share, Shm, SpecInput};
+use berth_runtime::{SeccompFilter, ShimError, ShimEvent};
+use berth_shim_proto::{FailureKind, HeldFd, Launch, Root, SPEC_FILE, TerminalSize};
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use crate::Engine;
-use crate::engine::not_yet;
+use crate::asked::{Asked, IpcChoice, NamespaceChoice, NetworkChoice, RuntimeChoice};
+use crate::cancel::Cancel;
+use crate::door::{Door, Guest};
+use crate::files::blocking;
+use crate::handle::Verb;
+use crate::record::{self, STATE_FILE, STARTING, StateRecord};
+use crate::seam::Shim;
+use crate::snapshot::{Paths, Snapshot};
+use crate::undo::{Step, Undo};
 
 impl Engine {
     /// Starts a container. `detach_keys` is checked only.
@@ -12,7 +39,367 @@ impl Engine {
     /// # Errors
     ///
     /// No such container; it runs (not modified) or is paused; whatever kept it from starting.
-    pub async fn container_start(&self, _name: &str, _detach_keys: Option<&str>) -> Result<()> {
-        Err(not_yet("start"))
+    pub async fn container_start(&self, name: &str, detach_keys: Option<&str>) -> Result<()> {
+        if let Some(keys) = detach_keys {
+            crate::container::attach::detach_keys(Some(keys))?;
+        }
+        let handle = self.index.resolve(name)?;
+        if !handle.admit(Request::Start, name)? {
+            return Err(Error::not_modified(format!("container {name} is running")));
+        }
+        handle.ask(name, Verb::Start).await
     }
+}
+
+/// A start under way: everything it needs, by value.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) id: ContainerId,
+    pub(crate) asked: Arc<Asked>,
+    pub(crate) now: Snapshot,
+    pub(crate) state: StateRecord,
+    pub(crate) door: Arc<Door>,
+    /// The last run's shim on its way out.
+    pub(crate) lingering: Option<JoinHandle<()>>,
+}
+
+/// A start that went well.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) shim: Arc<dyn Shim>,
+    pub(crate) events: mpsc::Receiver<ShimEvent>,
+    pub(crate) pid: i32,
+    pub(crate) sandbox: Option<SandboxRecord>,
+    pub(crate) started_at: Timestamp,
+    pub(crate) since: Instant,
+}
+
+/// A start that did not.
+#[derive(Debug)]
+pub(crate) struct StartFailure {
+    pub(crate) error: Error,
+    /// What `inspect` shows as exit code.
+    pub(crate) exit_code: i32,
+    pub(crate) cancelled: bool,
+}
+
+impl From<Error> for StartFailure {
+    fn from(error: Error) -> Self {
+        Self { error, exit_code: 128, cancelled: false }
+    }
+}
+
+/// The reference's words before the cause; clients derive exit codes from the whole.
+const LAUNCH: &str = "failed to create task for container: failed to create shim task: OCI runtime create failed: \
+    berth-shim create failed: unable to start container process";
+
+fn launch_failure(error: ShimError) -> StartFailure {
+    let ShimError::Failed(failure) = error else {
+        return Error::internal("failed to create task for container").because(error).into();
+    };
+    let (error, exit_code) = match failure.kind {
+        FailureKind::CommandNotFound => (Error::invalid(format!("{LAUNCH}: {}", failure.message)), 127),
+        FailureKind::CommandNotExecutable => (Error::invalid(format!("{LAUNCH}: {}", failure.message)), 126),
+        FailureKind::InvalidInput => (Error::invalid(format!("{LAUNCH}: {}", failure.message)), 128),
+        FailureKind::NotRunning | FailureKind::Unsupported | FailureKind::Internal => {
+            (Error::internal(format!("{LAUNCH}: {}", failure.message)), 128)
+        }
+    };
+    StartFailure { error, exit_code, cancelled: false }
+}
+
+fn cancelled(id: &ContainerId) -> StartFailure {
+    StartFailure {
+        error: Error::cancelled(format!("the start of container {id} was cancelled")),
+        exit_code: 137,
+        cancelled: true,
+    }
+}
+
+/// What another container lends.
+#[derive(Debug, Default)]
+struct Borrowed {
+    netns: Option<OwnedFd>,
+    /// Whose `/etc` files are shared.
+    etc_of: Option<Paths>,
+    hostname: Option<String>,
+    namespaces: Namespaces,
+    shm: Shm,
+}
+
+impl Flight {
+    /// Starts, or leaves nothing behind.
+    pub(crate) async fn fly(mut self, cancel: Cancel) -> Result<Started, StartFailure> {
+        let mut undo = Undo::default();
+        let result = self.steps(&mut undo, &cancel).await;
+        if result.is_err() {
+            let cgroup = self.engine.cgroup_path(&self.now);
+            undo.run(&self.engine, &self.id, &cgroup).await;
+            let cleared = self.write_state(StateRecord { network: None, ..self.state.clone() }).await;
+            if let Err(error) = cleared {
+                tracing::error!(container = %self.id, error = error.chain(), "recording that a start failed");
+            }
+        }
+        result
+    }
+
+    async fn steps(&mut self, undo: &mut Undo, cancel: &Cancel) -> Result<Started, StartFailure> {
+        let engine = Arc::clone(&self.engine);
+        let paths = Arc::clone(&self.now.paths);
+        if let Some(lingering) = self.lingering.take() {
+            let ended = cancel.race(lingering).await.ok_or_else(|| cancelled(&self.id))?;
+            ended.map_err(|error| Error::internal("waiting for the last run's shim").because(error))?;
+        }
+        engine.fault("image")?;
+        let mut lower = engine.backends.images.layers(&self.now.image)?;
+        lower.push(engine.init_layer());
+        let mut borrowed = self.borrow(&engine)?;
+
+        undo.push(Step::RunDir(paths.run_dir.clone()));
+        let run_dir = paths.run_dir.clone();
+        blocking(move || make_run_dir(&run_dir)).await?;
+        engine.fault("run dir")?;
+        if self.asked.ipc == IpcChoice::Shareable {
+            let shm = paths.run_dir.join("shm");
+            undo.push(Step::Shm(shm.clone()));
+            borrowed.shm = Shm::Directory(self.mount_shm(shm).await?);
+        }
+
+        // The sandbox and the shim do not need one another.
+        undo.push(Step::Sandbox);
+        let request = self.sandbox_request(borrowed.netns.take());
+        let both = async {
+            tokio::join!(
+                engine.backends.networks.create(&self.id, request),
+                engine.backends.shims.spawn(&self.id, &paths.run_dir)
+            )
+        };
+        let (sandbox, shim) = cancel.race(both).await.ok_or_else(|| cancelled(&self.id))?;
+        let shim = shim.map(|shim| {
+            undo.push(Step::Shim(Arc::clone(&shim), shim.events()));
+            shim
+        });
+        let sandbox = sandbox.map_err(|error| error.context("failed to set up container networking"))?;
+        let shim = shim?;
+        engine.fault("sandbox and shim")?;
+
+        let started_at = Timestamp::now();
+        self.state.network = Some(sandbox.record.clone());
+        self.state.started_at = Some(started_at);
+        let seccomp = self.prepare(&borrowed, &sandbox).await?;
+        engine.fault("files")?;
+
+        let guests = cancel.race(self.door.gather()).await.ok_or_else(|| cancelled(&self.id))?;
+        engine.fault("guests")?;
+        let since = Instant::now();
+        let (launch, fds) = self.launch(lower, &sandbox, seccomp.as_ref(), &guests);
+        let launched = cancel.race(shim.launch(launch, fds)).await.ok_or_else(|| cancelled(&self.id))?;
+        let (pid, warnings) = launched.map_err(launch_failure)?;
+        engine.fault("launch")?;
+        for warning in warnings {
+            tracing::warn!(container = %self.id, warning, "starting");
+        }
+        let events = undo
+            .settle()
+            .ok_or_else(|| Error::internal("the shim's events were taken by somebody else"))?;
+        let sandbox = Some(sandbox.record).filter(|record| !record.sandbox_id.is_empty());
+        Ok(Started { shim, events, pid, sandbox, started_at, since })
+    }
+
+    /// What other containers lend: all of them must run.
+    fn borrow(&self, engine: &Engine) -> Result<Borrowed> {
+        let mut borrowed = Borrowed::default();
+        let lender = |name: &str, what: &str| -> Result<Arc<Snapshot>> {
+            let lender = engine.index.resolve(name)?.now();
+            if lender.state.pid == 0 {
+                return Err(Error::conflict(format!("cannot join {what} of a non running container: {}", lender.id)));
+            }
+            Ok(lender)
+        };
+        let path = |lender: &Snapshot, kind: &str| PathBuf::from(format!("/proc/{}/ns/{kind}", lender.state.pid));
+        let share = |choice: &NamespaceChoice, what: &str, kind: &str| -> Result<Share> {
+            Ok(match choice {
+                NamespaceChoice::Private => Share::Private,
+                NamespaceChoice::Host => Share::Host,
+                NamespaceChoice::Container(name) => Share::Path(path(&*lender(name, what)?, kind)),
+            })
+        };
+        borrowed.namespaces.pid = share(&self.asked.pid, "PID namespace", "pid")?;
+        borrowed.namespaces.uts = share(&self.asked.uts, "UTS namespace", "uts")?;
+        borrowed.namespaces.cgroup = share(&self.asked.cgroup, "cgroup namespace", "cgroup")?;
+        match &self.asked.ipc {
+            IpcChoice::Private | IpcChoice::Shareable => {}
+            IpcChoice::NoShm => borrowed.shm = Shm::None,
+            IpcChoice::Host => {
+                borrowed.namespaces.ipc = Share::Host;
+                borrowed.shm = Shm::Host;
+            }
+            IpcChoice::Container(name) => {
+                let lender = lender(name, "IPC namespace")?;
+                let shm = lender.paths.run_dir.join("shm");
+                if lender.host_config.ipc_mode != "shareable" {
+                    return Err(Error::conflict(format!(
+                        "non-shareable IPC (hint: use IpcMode:shareable for the donor container): {name}"
+                    )));
+                }
+                borrowed.namespaces.ipc = Share::Path(path(&lender, "ipc"));
+                borrowed.shm = Shm::Directory(shm);
+            }
+        }
+        match &self.asked.network {
+            NetworkChoice::None | NetworkChoice::Networks(_) => {}
+            NetworkChoice::Host => borrowed.namespaces.network = Share::Host,
+            NetworkChoice::Container(name) => {
+                let lender = lender(name, "network namespace")?;
+                let path = path(&lender, "net");
+                let netns = std::fs::File::open(&path).map_err(|error| Error::io("opening", &path, error))?;
+                borrowed.netns = Some(netns.into());
+                borrowed.namespaces.network = Share::Path(path);
+                borrowed.hostname = Some(lender.config.hostname.clone());
+                borrowed.etc_of = Some((*lender.paths).clone());
+            }
+        }
+        Ok(borrowed)
+    }
+
+    fn sandbox_request(&self, netns: Option<OwnedFd>) -> SandboxRequest {
+        let mode = match (&self.asked.network, netns) {
+            (NetworkChoice::Container(_), Some(netns)) => Mode::Container(netns),
+            (NetworkChoice::Host, _) => Mode::Host,
+            (NetworkChoice::Networks(endpoints), _) => Mode::Networks(endpoints.clone()),
+            (NetworkChoice::None | NetworkChoice::Container(_), _) => Mode::None,
+        };
+        SandboxRequest { name: self.now.name.clone(), mode, ports: self.asked.ports.clone() }
+    }
+
+    async fn mount_shm(&self, at: PathBuf) -> Result<PathBuf> {
+        let bytes = u64::try_from(self.now.host_config.shm_size).unwrap_or(0);
+        blocking(move || {
+            std::fs::create_dir_all(&at).map_err(|error| Error::io("making", &at, error))?;
+            berth_sys::mount::tmpfs(&at, bytes, 0o1777)
+                .map_err(|error| Error::io("mounting a tmpfs at", &at, error))?;
+            Ok(at)
+        })
+        .await
+    }
+
+    /// Writes the container's files in `/etc`, its state and its spec; answers the compiled seccomp filter.
+    async fn prepare(&self, borrowed: &Borrowed, sandbox: &Sandbox) -> Result<Option<SeccompFilter>> {
+        let engine = Arc::clone(&self.engine);
+        let now = self.now.clone();
+        let asked = Arc::clone(&self.asked);
+        let state = StateRecord { status: STARTING.into(), ..self.state.clone() };
+        let hostname = borrowed.hostname.clone().unwrap_or_else(|| now.config.hostname.clone());
+        let namespaces = borrowed.namespaces.clone();
+        let shm = borrowed.shm.clone();
+        let etc = borrowed.etc_of.clone();
+        let addresses = addresses(&sandbox.record);
+        blocking(move || {
+            if etc.is_none() {
+                engine.write_etc(&now, &asked, &addresses, &hostname)?;
+            }
+            record::write(&now.paths.dir.join(STATE_FILE), &state)?;
+            let mut mounts = engine.backends.volumes.oci_mounts(&now.mounts)?;
+            let own = crate::etc_mounts::mounts(etc.as_ref().unwrap_or(&now.paths), &now, &mounts)?;
+            mounts.extend(own);
+            let built = spec::build(&SpecInput {
+                id: &now.id,
+                config: &now.config,
+                host: &now.host_config,
+                hostname: &hostname,
+                namespaces: &namespaces,
+                shm: &shm,
+                mounts: &mounts,
+                defaults: &engine.defaults,
+                facts: &engine.backends.facts,
+            })?;
+            for warning in built.warnings {
+                tracing::warn!(container = %now.id, warning, "building the runtime spec");
+            }
+            let path = now.paths.run_dir.join(SPEC_FILE);
+            let json = serde_json::to_vec(&built.spec)
+                .map_err(|error| Error::internal("encoding the runtime spec").because(error))?;
+            crate::files::write_whole(&path, &json, 0o600)?;
+            let profile = built.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+            match (&asked.runtime, profile) {
+                (RuntimeChoice::Native, Some(profile)) => engine.seccomp.get(profile).map(Some),
+                _ => Ok(None),
+            }
+        })
+        .await
+    }
+
+    fn launch<'a>(
+        &self,
+        lower: Vec<PathBuf>,
+        sandbox: &'a Sandbox,
+        seccomp: Option<&'a SeccompFilter>,
+        guests: &'a [Guest],
+    ) -> (Launch, Vec<BorrowedFd<'a>>) {
+        let text = |path: &Path| path.display().to_string();
+        let mut fds: Vec<BorrowedFd<'a>> = Vec::new();
+        let mut index = |fd: BorrowedFd<'a>| {
+            fds.push(fd);
+            u16::try_from(fds.len() - 1).unwrap_or(u16::MAX)
+        };
+        let paths = &self.now.paths;
+        let config = &self.now.config;
+        let [height, width] = self.now.host_config.console_size;
+        let cells = |n: u32| u16::try_from(n).unwrap_or(0);
+        let launch = Launch {
+            container_id: self.id.to_string(),
+            bundle: text(&paths.run_dir),
+            root: Root::Overlay {
+                lower: lower.iter().map(|path| text(path)).collect(),
+                upper: text(&paths.upper),
+                work: text(&paths.work),
+                volatile: self.asked.auto_remove,
+            },
+            user: self.asked.user.clone(),
+            terminal: config.tty.then(|| TerminalSize { height: cells(height), width: cells(width) }),
+            open_stdin: config.open_stdin,
+            stdin_once: config.stdin_once,
+            log: self.asked.log.for_shim(&paths.json_log(&self.id)),
+            netns: sandbox.netns.as_ref().map(|fd| index(fd.as_fd())),
+            held: sandbox
+                .held
+                .iter()
+                .map(|(name, fd)| HeldFd { name: name.clone(), fd: index(fd.as_fd()) })
+                .collect(),
+            seccomp: seccomp.map(|filter| index(filter.as_fd())),
+            attach: guests
+                .iter()
+                .map(|guest| {
+                    let mut attach = guest.attach.clone();
+                    attach.fd = index(guest.socket.as_fd());
+                    attach
+                })
+                .collect(),
+            runtime: self.asked.runtime.for_shim(&self.engine.config.exec_root.join("oci")),
+        };
+        (launch, fds)
+    }
+
+    async fn write_state(&self, state: StateRecord) -> Result<()> {
+        let path = self.now.paths.dir.join(STATE_FILE);
+        blocking(move || record::write(&path, &state)).await
+    }
+}
+
+fn make_run_dir(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    // What an earlier run left is no use to this one.
+    berth_sys::in_root::remove_path(path).map_err(|error| Error::io("removing", path, error))?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| Error::io("making", path, error))
+}
+
+fn addresses(record: &SandboxRecord) -> Vec<IpAddr> {
+    let v4 = record.endpoints.iter().filter_map(|endpoint| endpoint.ipv4.map(IpAddr::V4));
+    let v6 = record.endpoints.iter().filter_map(|endpoint| endpoint.ipv6.map(IpAddr::V6));
+    v4.chain(v6).collect()
 }

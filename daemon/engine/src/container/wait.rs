@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ContainerWait`.
 
-use berth_domain::{Error, Result};
+use std::sync::Arc;
+
+use berth_domain::{Error, Result, Status};
+use tokio::sync::watch;
 
 use crate::Engine;
-use crate::engine::not_yet;
+use crate::snapshot::Snapshot;
 
 /// What to wait for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,12 +44,33 @@ pub struct WaitOutcome {
 
 /// A wait that is already registered: nothing that happens from now on is missed.
 #[derive(Debug)]
-pub struct WaitHandle {}
+pub struct WaitHandle {
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    condition: Condition,
+    /// Runs that had ended when the wait was registered.
+    exits: u64,
+}
 
 impl WaitHandle {
-    /// Waits.
-    pub async fn outcome(self) -> WaitOutcome {
-        WaitOutcome { code: 0, error: None }
+    /// Waits. `None` if the engine shuts down first.
+    pub async fn outcome(mut self) -> Option<WaitOutcome> {
+        let (condition, exits) = (self.condition, self.exits);
+        let over = |now: &Arc<Snapshot>| {
+            let state = &now.state;
+            let ended = state.exits > exits;
+            state.removed
+                || match condition {
+                    Condition::NotRunning => {
+                        ended || !(state.status.has_processes() || state.status == Status::Restarting)
+                    }
+                    Condition::NextExit => ended,
+                    Condition::Removed => false,
+                }
+        };
+        // The task ends with the engine, or after the snapshot that says that the container is removed.
+        let now = self.snapshot.wait_for(over).await.ok()?;
+        let error = Some(now.state.error.clone()).filter(|error| !error.is_empty() && !now.state.removed);
+        Some(WaitOutcome { code: now.state.exit_code, error })
     }
 }
 
@@ -56,7 +80,10 @@ impl Engine {
     /// # Errors
     ///
     /// No such container.
-    pub fn container_wait(&self, _name: &str, _condition: Condition) -> Result<WaitHandle> {
-        Err(not_yet("wait"))
+    pub fn container_wait(&self, name: &str, condition: Condition) -> Result<WaitHandle> {
+        let handle = self.index.resolve(name)?;
+        let snapshot = handle.snapshot.clone();
+        let exits = snapshot.borrow().state.exits;
+        Ok(WaitHandle { snapshot, condition, exits })
     }
 }

@@ -1,12 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Further processes in a running container.
+//!
+//! An exec is made ([`create`]), started once ([`start`]) and remembered for a while after its end, so that its exit
+//! code can be asked for. They are kept in memory only: those that run when the daemon dies go on running, and a new
+//! daemon learns their ids and exit codes from the shim.
 
-use std::os::fd::OwnedFd;
+pub(crate) mod create;
+pub(crate) mod inspect;
+pub(crate) mod resize;
+pub(crate) mod start;
 
-use berth_domain::{ContainerId, ExecId, Result};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::Engine;
-use crate::engine::not_yet;
+use berth_domain::{ContainerId, Error, ExecId, Result};
+use tokio::sync::watch;
+
+use crate::{Engine, Snapshot};
+
+pub use inspect::ExecInspect;
+pub use start::{ExecStart, ExecTicket};
 
 /// What to run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,105 +48,153 @@ pub struct ExecConfig {
     pub detach_keys: Option<String>,
 }
 
-/// How to start it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ExecStart {
-    /// Do not attach to it.
-    pub detach: bool,
-    /// Its terminal's size at first: rows, columns.
-    pub console_size: Option<(u16, u16)>,
+/// How far an exec is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Created,
+    /// Reserved by a start, or on its way.
+    Starting,
+    Running,
+    Ended(i32),
 }
 
-/// What is known of one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExecInspect {
-    /// Its id.
-    pub id: ExecId,
-    /// Its container.
-    pub container: ContainerId,
-    /// What was asked.
-    pub config: ExecConfig,
-    /// Whether it runs.
-    pub running: bool,
-    /// Its exit code once it has ended (or failed to start).
-    pub exit_code: Option<i32>,
-    /// Its pid as the host sees it; 0 before it was started.
-    pub pid: i32,
-}
-
-/// Leave to start an exec: everything that can be refused before the connection is taken over was checked.
+/// One exec.
 #[derive(Debug)]
-pub struct ExecTicket {
-    multiplexed: bool,
+pub(crate) struct Entry {
+    pub(crate) id: ExecId,
+    pub(crate) container: ContainerId,
+    pub(crate) config: Arc<ExecConfig>,
+    pub(crate) pid: i32,
+    pub(crate) phase: watch::Sender<Phase>,
+    /// In the order in which they were made.
+    serial: u64,
 }
 
-impl ExecTicket {
-    /// Whether output is framed (no terminal) or raw.
-    #[must_use]
-    pub fn multiplexed(&self) -> bool {
-        self.multiplexed
+/// All execs.
+#[derive(Debug, Default)]
+pub(crate) struct Execs {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: HashMap<String, Entry>,
+    serial: u64,
+}
+
+/// Execs of one container that do not run and are remembered all the same.
+const REMEMBERED: usize = 128;
+
+impl Execs {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts it without streams.
+    fn add(&self, id: ExecId, container: ContainerId, config: ExecConfig, phase: Phase) {
+        let mut inner = self.lock();
+        inner.serial += 1;
+        let mut idle: Vec<(u64, String)> = inner
+            .entries
+            .iter()
+            .filter(|(_, e)| e.container == container)
+            .filter(|(_, e)| matches!(*e.phase.borrow(), Phase::Created | Phase::Ended(_)))
+            .map(|(id, e)| (e.serial, id.clone()))
+            .collect();
+        if idle.len() >= REMEMBERED {
+            idle.sort_unstable();
+            for (_, oldest) in idle.iter().take(idle.len() + 1 - REMEMBERED) {
+                inner.entries.remove(oldest);
+            }
+        }
+        let serial = inner.serial;
+        let entry =
+            Entry { id: id.clone(), container, config: Arc::new(config), pid: 0, phase: watch::Sender::new(phase), serial };
+        inner.entries.insert(id.to_string(), entry);
+    }
+
+    /// Looks at one.
     ///
     /// # Errors
     ///
-    /// It could not be started.
-    pub async fn start_detached(self) -> Result<()> {
-        Err(not_yet("exec"))
+    /// There is none of this id.
+    fn with<T>(&self, id: &str, look: impl FnOnce(&mut Entry) -> T) -> Result<T> {
+        match self.lock().entries.get_mut(id) {
+            Some(entry) => Ok(look(entry)),
+            None => Err(Error::not_found(format!("No such exec instance: {id}"))),
+        }
     }
 
-    /// Starts it with its streams on this connected socket; `early` came with the request head. Returns
-    /// once it runs. Why it did not start is also written to the socket, as there is no other way left to tell.
+    /// How far one is, from now on.
     ///
     /// # Errors
     ///
-    /// It could not be started.
-    pub async fn join(self, _socket: OwnedFd, _early: Vec<u8>) -> Result<()> {
-        Err(not_yet("exec"))
+    /// There is none of this id.
+    pub(crate) fn watch(&self, id: &str) -> Result<watch::Receiver<Phase>> {
+        self.with(id, |entry| entry.phase.subscribe())
+    }
+}
+
+/// The words of an exec in its events.
+fn words(cmd: &[String]) -> String {
+    match cmd {
+        [program, arguments @ ..] => format!("{program} {}", arguments.join(" ")),
+        [] => String::new(),
     }
 }
 
 impl Engine {
-    /// Prepares a process; [`Engine::exec_start`] runs it.
-    ///
-    /// # Errors
-    ///
-    /// No such container; it is not running or paused; no command.
-    pub async fn exec_create(&self, _container: &str, _config: ExecConfig) -> Result<ExecId> {
-        Err(not_yet("exec"))
+    /// An exec has ended.
+    pub(crate) fn exec_ended(&self, now: &Snapshot, exec: &str, code: i32) {
+        let first = self.execs.with(exec, |entry| {
+            let ended = matches!(*entry.phase.borrow(), Phase::Ended(_));
+            entry.phase.send_replace(Phase::Ended(code));
+            !ended
+        });
+        if let Ok(true) = first {
+            self.container_event(
+                now,
+                "exec_die",
+                &[("execID", exec.to_owned()), ("exitCode", code.to_string())],
+            );
+        }
     }
 
-    /// Checks that an exec can be started and reserves it.
-    ///
-    /// # Errors
-    ///
-    /// No such exec; its container does not run; it was started before.
-    pub async fn exec_start(&self, _exec: &str, _options: ExecStart) -> Result<ExecTicket> {
-        Err(not_yet("exec"))
+    /// A container has ended: so have its execs, whatever their codes were.
+    pub(crate) fn execs_end(&self, container: &ContainerId) {
+        for entry in self.execs.lock().entries.values().filter(|e| e.container == *container) {
+            entry.phase.send_if_modified(|phase| {
+                let running = matches!(phase, Phase::Running | Phase::Starting);
+                if running {
+                    *phase = Phase::Ended(137);
+                }
+                running
+            });
+        }
     }
 
-    /// Sets the size of an exec's terminal.
-    ///
-    /// # Errors
-    ///
-    /// No such exec; it does not run.
-    pub async fn exec_resize(&self, _exec: &str, _height: u16, _width: u16) -> Result<()> {
-        Err(not_yet("exec"))
+    /// A container is gone.
+    pub(crate) fn execs_forget(&self, container: &ContainerId) {
+        self.execs.lock().entries.retain(|_, entry| entry.container != *container);
     }
 
-    /// What is known of an exec.
-    ///
-    /// # Errors
-    ///
-    /// No such exec.
-    pub fn exec_inspect(&self, _exec: &str) -> Result<ExecInspect> {
-        Err(not_yet("exec"))
+    /// An exec that an earlier daemon started.
+    pub(crate) fn exec_found(&self, container: &ContainerId, exec: &str, code: Option<i32>) {
+        let Ok(id) = exec.parse::<ExecId>() else { return };
+        let phase = code.map_or(Phase::Running, Phase::Ended);
+        self.execs.add(id, container.clone(), ExecConfig::default(), phase);
     }
 
-    /// The execs of a container that are known, for `ExecIDs`.
+    /// The execs of a container that may still run, oldest first, for `ExecIDs`.
     #[must_use]
-    pub fn exec_ids(&self, _container: &ContainerId) -> Vec<ExecId> {
-        Vec::new()
+    pub fn exec_ids(&self, container: &ContainerId) -> Vec<ExecId> {
+        let inner = self.execs.lock();
+        let mut found: Vec<(u64, ExecId)> = inner
+            .entries
+            .values()
+            .filter(|e| e.container == *container && !matches!(*e.phase.borrow(), Phase::Ended(_)))
+            .map(|e| (e.serial, e.id.clone()))
+            .collect();
+        found.sort_unstable();
+        found.into_iter().map(|(_, id)| id).collect()
     }
 }

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a start has done so far and how to take it back, newest first.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_domain::ContainerId;
+use berth_runtime::ShimEvent;
+use berth_sys::{cgroup::Hierarchies, in_root, mount};
+use tokio::sync::mpsc;
+
+use crate::Engine;
+use crate::seam::Shim;
+
+/// How long a killed shim may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One thing that was done.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The run directory was made.
+    RunDir(PathBuf),
+    /// A sandbox was asked for. Said before asking: releasing one that never came to be is no error.
+    Sandbox,
+    /// A tmpfs was mounted.
+    Shm(PathBuf),
+    /// A shim was spawned, and may have launched something.
+    Shim(Arc<dyn Shim>, Option<mpsc::Receiver<ShimEvent>>),
+}
+
+/// The steps of one start.
+#[derive(Debug, Default)]
+pub(crate) struct Undo {
+    steps: Vec<Step>,
+}
+
+impl Undo {
+    pub(crate) fn push(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+
+    /// Takes the shim's events out: the start went well.
+    pub(crate) fn settle(&mut self) -> Option<mpsc::Receiver<ShimEvent>> {
+        let mut events = None;
+        for step in self.steps.drain(..) {
+            if let Step::Shim(_, receiver) = step {
+                events = receiver;
+            }
+        }
+        events
+    }
+
+    /// Takes everything back. What cannot be is logged; the rest goes on.
+    pub(crate) async fn run(&mut self, engine: &Engine, id: &ContainerId, cgroup: &str) {
+        while let Some(step) = self.steps.pop() {
+            match step {
+                Step::Shim(shim, events) => {
+                    shim.kill();
+                    until_gone(events).await;
+                    clear_cgroup(cgroup.to_owned()).await;
+                }
+                Step::Sandbox => engine.backends.networks.release(id).await,
+                Step::Shm(path) => unmount(&path),
+                Step::RunDir(path) => remove_dir(path).await,
+            }
+        }
+    }
+}
+
+/// Waits until a shim's process has ended.
+pub(crate) async fn until_gone(events: Option<mpsc::Receiver<ShimEvent>>) {
+    let Some(mut events) = events else { return };
+    let gone = async { while !matches!(events.recv().await, None | Some(ShimEvent::Gone)) {} };
+    if tokio::time::timeout(PATIENCE, gone).await.is_err() {
+        tracing::error!("a killed shim does not end");
+    }
+}
+
+/// Kills what is left in a cgroup and removes it.
+pub(crate) async fn clear_cgroup(path: String) {
+    let work = move || -> std::io::Result<bool> {
+        let cgroups = Hierarchies::detect()?;
+        Ok(cgroups.kill(&path, PATIENCE)? && cgroups.remove(&path)?)
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => tracing::error!("processes of a container cannot be killed"),
+        Ok(Err(error)) => tracing::warn!(%error, "a container's cgroup could not be removed"),
+        Err(error) => tracing::error!(%error, "removing a cgroup"),
+    }
+}
+
+pub(crate) fn unmount(path: &Path) {
+    if let Err(error) = mount::detach(path) {
+        tracing::warn!(path = %path.display(), %error, "unmounting");
+    }
+}
+
+/// Removes a directory and all in it.
+pub(crate) async fn remove_dir(path: PathBuf) {
+    let shown = path.display().to_string();
+    match tokio::task::spawn_blocking(move || in_root::remove_path(&path)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(path = shown, %error, "removing a directory"),
+        Err(error) => tracing::error!(path = shown, %error, "removing a directory"),
+    }
+}
