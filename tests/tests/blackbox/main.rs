@@ -12,6 +12,7 @@ mod limits;
 mod logs;
 mod network;
 mod posture;
+mod runtimes;
 mod walk;
 
 /// One test body, run with the docker CLI and with `berth`.
