@@ -15,8 +15,8 @@ use crate::say::say;
 use crate::shim::{Shim, not_running, nothing};
 use crate::stdio::Stdio;
 
-/// Execs that run at once. Each may hold seven descriptors of the 1,024 that are usual.
-const EXECS: usize = 128;
+/// Descriptors that an exec may hold: a pidfd, its streams, a terminal's two sides, its client.
+const FDS_OF_EXEC: u64 = 8;
 
 impl Shim {
     /// Answers one request, at once or when it is done.
@@ -109,8 +109,10 @@ impl Shim {
         if container.frozen {
             return Err(not_running("a process in a frozen container"));
         }
-        if container.processes.len() > EXECS {
-            return Err(internal("exec", format!("{EXECS} processes of the container run already")));
+        let room = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        let running = (container.processes.len() + container.jobs.len()) as u64;
+        if running + 1 > room / FDS_OF_EXEC {
+            return Err(internal("exec", format!("{running} processes of the container run already")));
         }
         let client = match &exec.attach {
             Some(attach) => Some((fds.take(attach.fd)?, attach.clone())),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use berth_shim_proto::{Event, Failure, FailureKind, Reply, State};
 use rustix::event::PollFlags;
+use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::process::WaitOptions;
 
@@ -28,6 +29,8 @@ pub(crate) struct Shim {
     signals: OwnedFd,
     pub(crate) link: Link,
     pub(crate) listener: Option<OwnedFd>,
+    /// Connections could not be taken; not to be tried again before.
+    unwelcoming_until: Option<Instant>,
     pub(crate) container: Option<Container>,
     /// Nothing is to be done any more.
     pub(crate) over: bool,
@@ -42,6 +45,7 @@ impl Shim {
             signals: sys::signals()?,
             link: Link::new(socket),
             listener: None,
+            unwelcoming_until: None,
             container: None,
             over: false,
             scratch: Vec::new(),
@@ -62,6 +66,7 @@ impl Shim {
                 continue;
             }
             self.warm |= !ready.is_empty();
+            self.unwelcoming_until = self.unwelcoming_until.filter(|until| *until > Instant::now());
             for (token, flags) in &ready {
                 self.dispatch(*token, *flags);
             }
@@ -80,6 +85,7 @@ impl Shim {
 
     fn timeout(&self) -> Option<Duration> {
         let due = self.container.as_ref().and_then(Container::deadline);
+        let due = due.into_iter().chain(self.unwelcoming_until).min();
         let due = due.map(|at| at.saturating_duration_since(Instant::now()));
         match (due, self.warm) {
             (Some(due), true) => Some(due.min(IDLE)),
@@ -93,7 +99,7 @@ impl Shim {
         watch.add(&self.signals, PollFlags::IN, Token::Signals);
         // Before the container's output: a kill must not wait for it.
         self.link.watch(watch);
-        if let Some(listener) = &self.listener {
+        if let (Some(listener), None) = (&self.listener, self.unwelcoming_until) {
             watch.add(listener, PollFlags::IN, Token::Listener);
         }
         if let Some(container) = &self.container {
@@ -134,8 +140,18 @@ impl Shim {
 
     fn on_connection(&mut self) {
         let Some(listener) = &self.listener else { return };
-        let flags = SocketFlags::CLOEXEC;
-        while let Ok(socket) = rustix::net::accept_with(listener, flags) {
+        loop {
+            let socket = match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
+                Ok(socket) => socket,
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                Err(error) => {
+                    // Out of descriptors: the connection stays in the queue and would wake us for ever.
+                    say!("a connection: {error}");
+                    self.unwelcoming_until = Some(Instant::now() + IDLE);
+                    return;
+                }
+            };
             match rustix::net::sockopt::socket_peercred(&socket) {
                 Ok(peer) if peer.uid == rustix::process::geteuid() => self.link.replace(socket),
                 Ok(peer) => say!("a connection of uid {} was refused", peer.uid.as_raw()),

@@ -58,7 +58,9 @@ impl<'a> Watch<'a> {
         });
         let count = match rustix::event::poll(&mut self.fds, timeout.as_ref()) {
             Ok(count) => count,
-            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN | rustix::io::Errno::NOMEM) => {
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         if count > 0 {

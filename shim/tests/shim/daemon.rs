@@ -142,3 +142,31 @@ fn service_managers_signals_do_not_end_it() {
     assert_eq!(rustix::process::getsid(Some(shim)).unwrap(), shim);
     rig.kill();
 }
+
+#[test]
+fn another_user_is_not_spoken_to() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut rig = Rig::new(Builder::Native, &["sleep", "1000"]);
+    rig.launch();
+    let socket = rig.bundle().join(SOCKET_NAME);
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    // Even where nothing else keeps it out.
+    for path in [rig.dir.path(), &rig.bundle(), &socket] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    std::thread::scope(|scope| {
+        let stranger = scope.spawn(|| {
+            let nobody = rustix::process::Uid::from_raw(65534);
+            // Of this thread alone.
+            rustix::thread::set_thread_res_uid(None, Some(nobody), None).unwrap();
+            let stranger = rig.dial();
+            readable(&stranger, "the connection is not closed");
+            assert!(matches!(recv::<FromShim>(&stranger), Err(PacketError::Closed)));
+        });
+        stranger.join().unwrap();
+    });
+    // The daemon's own connection is still the one.
+    assert!(state(&mut rig).init.is_some());
+    assert!(rig.shim_log().contains("65534"));
+    rig.kill();
+}

@@ -6,7 +6,7 @@ use std::io::Read;
 use berth_shim_proto::*;
 
 use crate::rig::client::Client;
-use crate::rig::{Builder, Rig};
+use crate::rig::{Builder, DEADLINE, Rig, attach};
 
 crate::with_each_builder! {
     frames_tell_the_streams_apart
@@ -264,4 +264,23 @@ fn resident(pid: i32) -> usize {
     file.read_to_string(&mut text).unwrap();
     let pages: usize = text.split(' ').nth(1).unwrap().parse().unwrap();
     pages * 4096
+}
+
+/// A client of a daemon that listens on TCP.
+#[test]
+fn a_tcp_connection_is_a_stream_too() {
+    let mut rig = Rig::new(Builder::Native, &["cat"]);
+    (rig.launch.open_stdin, rig.launch.stdin_once) = (true, true);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    let fd = rig.fd(listener.accept().unwrap().0.into());
+    rig.launch.attach.push(Attach { multiplexed: false, ..attach(fd) });
+    rig.launch();
+    std::io::Write::write_all(&mut client, b"over the wire\n").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut text = String::new();
+    client.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "over the wire\n");
+    assert_eq!(rig.exited().code, 0);
 }
