@@ -113,6 +113,13 @@ impl Channel {
         }))
     }
 
+    /// Whether the other end is closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
+        matches!(poll(&mut fds, Some(&now)), Ok(1..))
+    }
+
     /// Sleeps until the other end is closed, whatever arrives meanwhile.
     pub(crate) fn wait_closed(&self) -> Result<()> {
         let mut fds = [PollFd::new(&self.socket, PollFlags::empty())];
@@ -126,6 +133,7 @@ fn kind_tag(kind: Kind) -> u8 {
         Kind::CommandNotFound => b'1',
         Kind::CommandNotExecutable => b'2',
         Kind::InvalidInput => b'3',
+        Kind::NotRunning => b'5',
         Kind::Internal => b'4',
     }
 }
@@ -135,6 +143,7 @@ fn kind_of(tag: u8) -> Kind {
         b'1' => Kind::CommandNotFound,
         b'2' => Kind::CommandNotExecutable,
         b'3' => Kind::InvalidInput,
+        b'5' => Kind::NotRunning,
         _ => Kind::Internal,
     }
 }

@@ -12,6 +12,8 @@ pub enum Kind {
     CommandNotExecutable,
     /// The spec asks for something that cannot be.
     InvalidInput,
+    /// The container has ended.
+    NotRunning,
     /// Anything else: the host refused.
     Internal,
 }

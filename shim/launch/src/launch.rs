@@ -1,14 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Starting a container's init process.
+//! Starting a container's init process: the parent's side.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use berth_seccomp::SockFilter;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 
-use crate::cgroup::Cgroup;
-use crate::error::{Error, Result};
+use crate::cgroup::{Cgroup, Made};
+use crate::channel::{Channel, Message};
+use crate::child::{self, InitPlan};
+use crate::error::{Context as _, Error, Result};
+use crate::mounts::{RootPlan, bind_tree, make_overlay};
+use crate::namespaces::Namespaces;
+use crate::process::{ProcessPlan, set_rlimits};
+use crate::sys::{self, CLONE_NEWCGROUP, CLONE_NEWUSER, CLONE_NEWUTS, Cloned};
+use crate::sysctl;
 use crate::user::UserRequest;
 
 /// What becomes the container's `/`.
@@ -67,7 +77,7 @@ pub struct LaunchInput<'a> {
     pub stdio: Stdio,
     /// The network namespace for a `network` entry without a path; `None` makes a new one.
     pub netns: Option<BorrowedFd<'a>>,
-    /// A compiled filter that stands in for `linux.seccomp`.
+    /// A compiled filter that stands in for `linux.seccomp`; an empty one for none at all.
     pub seccomp: Option<&'a [SockFilter]>,
 }
 
@@ -80,8 +90,8 @@ pub struct Launched {
     pub pidfd: OwnedFd,
     /// Master of the pseudo-terminal, with [`Stdio::Terminal`].
     pub pty_master: Option<OwnedFd>,
-    /// The mount namespace. Held open it keeps the kernel's teardown of the container's mounts (an
-    /// overlay's sync included) out of the exit path: drop it after the exit has been told.
+    /// The mount namespace, for init. Held open it keeps the kernel's teardown of the container's mounts
+    /// (an overlay's sync included) out of the exit path: drop it after the exit has been told.
     pub mount_namespace: Option<OwnedFd>,
     /// The container's cgroup.
     pub cgroup: Cgroup,
@@ -97,8 +107,41 @@ pub struct Launched {
 /// [`crate::Kind::CommandNotFound`] and [`crate::Kind::CommandNotExecutable`] carry the messages that
 /// the docker CLI derives 127 and 126 from.
 pub fn launch(input: LaunchInput<'_>) -> Result<Launched> {
-    drop(input);
-    Err(Error::internal("the launcher is not there yet"))
+    let mut warnings = Vec::new();
+    let spec = input.spec;
+    let linux = spec.linux().as_ref();
+    refuse_unsupported(spec)?;
+    let process = spec.process().as_ref().ok_or_else(|| Error::invalid("the spec has no process"))?;
+    let namespaces = Namespaces::new(spec, input.netns)?;
+    let hostname = spec.hostname().as_deref().filter(|name| !name.is_empty());
+    let domainname = spec.domainname().as_deref().filter(|name| !name.is_empty());
+    if (hostname.is_some() || domainname.is_some()) && !namespaces.has(CLONE_NEWUTS) {
+        return Err(Error::invalid("a host name without a UTS namespace would be the host's"));
+    }
+    let cgroup = match linux.and_then(|linux| linux.cgroups_path().as_deref()) {
+        Some(path) => Cgroup::open(path)?,
+        None => Cgroup::none(),
+    };
+    let plan = InitPlan {
+        hostname,
+        domainname,
+        sysctls: sysctl::plan(spec, &namespaces)?,
+        root: RootPlan::new(spec)?,
+        process: ProcessPlan::new(spec, process, input.user, input.seccomp, &mut warnings)?,
+        stdio: input.stdio,
+        cgroup: cgroup.clone(),
+        namespaces,
+    };
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    let mut made = Made::default();
+    let started = start(plan, &cgroup, &mut made, resources, input.root, &mut warnings);
+    let (child, mount_namespace, told) = started.map_err(|error| match made.undo() {
+        Ok(()) => error,
+        Err(more) => Error { message: format!("{}; then: {}", error.message, more.message), ..error },
+    })?;
+    warnings.extend(told.warnings);
+    let (pid, pidfd) = child.into_parts();
+    Ok(Launched { pid, pidfd, pty_master: told.terminal, mount_namespace, cgroup, warnings })
 }
 
 /// Makes a detached overlay mount that appears in no mount table.
@@ -107,5 +150,205 @@ pub fn launch(input: LaunchInput<'_>) -> Result<Launched> {
 ///
 /// When the kernel refuses, with its own words if it has any.
 pub fn overlay(overlay: &Overlay) -> Result<OwnedFd> {
-    Err(Error::internal(format!("no overlay of {} yet", overlay.upper.display())))
+    make_overlay(overlay)
+}
+
+fn refuse_unsupported(spec: &Spec) -> Result<()> {
+    let hooks = spec.hooks().as_ref().is_some_and(|hooks| {
+        #[allow(deprecated)] // Asking for a deprecated hook must not be ignored either.
+        let lists = [
+            hooks.prestart(),
+            hooks.create_runtime(),
+            hooks.create_container(),
+            hooks.start_container(),
+            hooks.poststart(),
+            hooks.poststop(),
+        ];
+        lists.iter().any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
+    });
+    let linux = spec.linux().as_ref();
+    let asked = [
+        ("hooks", hooks),
+        ("linux.intelRdt", linux.is_some_and(|linux| linux.intel_rdt().is_some())),
+        ("linux.memoryPolicy", linux.is_some_and(|linux| linux.memory_policy().is_some())),
+        (
+            "linux.netDevices",
+            linux.and_then(|linux| linux.net_devices().as_ref()).is_some_and(|list| !list.is_empty()),
+        ),
+        (
+            "linux.mountLabel",
+            linux.and_then(|linux| linux.mount_label().as_deref()).is_some_and(|label| !label.is_empty()),
+        ),
+    ];
+    match asked.iter().find(|(_, asked)| *asked) {
+        Some((field, _)) => Err(Error::invalid(format!("{field} is not supported by the native launcher"))),
+        None => Ok(()),
+    }
+}
+
+/// Forks and does everything for the child that can be done while it builds its file system.
+fn start(
+    plan: InitPlan<'_>,
+    cgroup: &Cgroup,
+    made: &mut Made,
+    resources: Option<&LinuxResources>,
+    root: Root,
+    warnings: &mut Vec<String>,
+) -> Result<(Child, Option<OwnedFd>, Told)> {
+    let unified = cgroup.make_unified(resources, made, warnings)?;
+    let (here, there) = Channel::pair()?;
+
+    let restore = plan.namespaces.enter_in_parent()?;
+    let cloned = sys::clone3(plan.namespaces.clone_flags(), unified.as_ref().map(OwnedFd::as_fd));
+    let (pid, pidfd) = match cloned.context(|| "clone3")? {
+        Cloned::Child => {
+            // Without this the child would not notice that its parent has died.
+            drop(here);
+            std::mem::forget(restore);
+            child::run(&there, || child::init(plan, &there))
+        }
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    let child = Child::new(pid, pidfd);
+    drop(restore);
+    drop(there);
+
+    let served = serve(pid, &here, &plan, cgroup, made, resources, root, warnings);
+    match served {
+        Ok(mount_namespace) => {
+            let told = child.await_exec(&here)?;
+            Ok((child, Some(mount_namespace), told))
+        }
+        // A child that has failed knows better why than what then failed here.
+        Err(error) if here.is_closed() => Err(child.await_exec(&here).err().unwrap_or(error)),
+        Err(error) => Err(error),
+    }
+}
+
+/// The parent's work while the child builds its file system. Returns the child's mount namespace.
+#[allow(clippy::too_many_arguments)] // One call, and no two of them belong together.
+fn serve(
+    pid: i32,
+    channel: &Channel,
+    plan: &InitPlan<'_>,
+    cgroup: &Cgroup,
+    made: &mut Made,
+    resources: Option<&LinuxResources>,
+    root: Root,
+    warnings: &mut Vec<String>,
+) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/mnt");
+    let mount_namespace = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context(|| path)?;
+    if plan.namespaces.has(CLONE_NEWUSER) {
+        plan.namespaces.write_maps(pid)?;
+        channel.send(&Message::Mapped)?;
+        warnings.extend(set_rlimits(Pid::from_raw(pid), &plan.process.rlimits)?);
+    }
+    if let Some(score) = plan.process.oom_score_adj {
+        warnings.extend(set_oom_score(&pid.to_string(), score)?);
+    }
+    let root = match root {
+        Root::Mount(mount) => mount,
+        Root::Overlay(overlay) => make_overlay(&overlay)?,
+        Root::Directory(path) => bind_tree(&path)?,
+    };
+    let mut fds = vec![root];
+    fds.extend(cgroup.make_v1(resources, made, warnings)?);
+    if let Some(read_only) = plan.root.cgroup_view() {
+        fds.extend(cgroup.open_views(plan.namespaces.has(CLONE_NEWCGROUP), read_only)?);
+    }
+    channel.send(&Message::Go(fds))?;
+    Ok(mount_namespace)
+}
+
+/// Sets `oom_score_adj`; lowering it takes a capability that the host may not grant.
+pub(crate) fn set_oom_score(process: &str, score: i32) -> Result<Option<String>> {
+    let path = PathBuf::from(format!("/proc/{process}/oom_score_adj"));
+    match std::fs::write(&path, score.to_string()) {
+        Ok(()) => Ok(None),
+        Err(cause) if matches!(cause.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => {
+            let kept = std::fs::read_to_string(&path).context(|| path.display().to_string())?;
+            Ok(Some(format!("oom_score_adj {score} is not permitted on this host, kept at {}", kept.trim())))
+        }
+        Err(cause) if cause.raw_os_error() == Some(libc::EINVAL) => {
+            Err(Error::invalid(format!("oom_score_adj {score} is not between -1000 and 1000")))
+        }
+        Err(cause) => Err(Error::internal(format!("{}: {cause}", path.display()))),
+    }
+}
+
+/// What a child said on its way to `execve`.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) warnings: Vec<String>,
+    pub(crate) terminal: Option<OwnedFd>,
+}
+
+/// A process that is being built: killed and reaped when dropped.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: i32,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Child {
+    pub(crate) fn new(pid: i32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd: Some(pidfd) }
+    }
+
+    /// It runs; whoever asked for it takes over.
+    pub(crate) fn into_parts(mut self) -> (i32, OwnedFd) {
+        match self.pidfd.take() {
+            Some(pidfd) => (self.pid, pidfd),
+            None => unreachable!("the pidfd is there until drop"),
+        }
+    }
+
+    /// Sleeps until the program runs or the child has failed.
+    pub(crate) fn await_exec(&self, channel: &Channel) -> Result<Told> {
+        channel.wait_closed()?;
+        let mut told = Told::default();
+        let mut executing = false;
+        while let Some(message) = channel.receive()? {
+            match message {
+                Message::Warning(text) => told.warnings.push(text),
+                Message::Terminal(master) => told.terminal = Some(master),
+                Message::Executing => executing = true,
+                Message::Failed(error) => return Err(error),
+                Message::Mapped | Message::Go(_) => {}
+            }
+        }
+        if executing { Ok(told) } else { Err(Error::internal(self.how_it_died())) }
+    }
+
+    fn how_it_died(&self) -> String {
+        let Some(pidfd) = &self.pidfd else { return String::new() };
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let how = match rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd.as_fd()), options)) {
+            Ok(Some(status)) => describe(&status),
+            Ok(None) => "unknown".to_owned(),
+            Err(errno) => errno.to_string(),
+        };
+        format!("the container's process died while it was being set up: {how}")
+    }
+}
+
+fn describe(status: &WaitIdStatus) -> String {
+    match (status.terminating_signal(), status.exit_status()) {
+        (Some(signal), _) => format!("killed by signal {signal}"),
+        (_, Some(code)) => format!("exit code {code}"),
+        _ => "unknown".to_owned(),
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let Some(pidfd) = self.pidfd.take() else { return };
+        // ESRCH: it has ended already and only waits to be reaped.
+        let killed = pidfd_send_signal(&pidfd, Signal::KILL);
+        debug_assert!(matches!(killed, Ok(()) | Err(Errno::SRCH)));
+        let reaped =
+            rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED));
+        debug_assert!(reaped.is_ok());
+    }
 }

@@ -31,14 +31,19 @@
 //! - `cgroup.procs` is never written on the way to a start: it costs an RCU grace period of about 10 ms.
 //!   A v1 child writes `0` to `tasks`, a v2 child is born in its cgroup (`CLONE_INTO_CGROUP`).
 
+mod caps;
 pub mod cgroup;
 mod channel;
+mod child;
 mod error;
 mod exec;
 mod launch;
 mod mounts;
+mod namespaces;
 mod path;
+mod process;
 mod sys;
+mod sysctl;
 pub mod user;
 
 pub use error::{Error, Kind};

@@ -13,6 +13,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::{Context as _, Error, Result};
+use crate::mounts::filesystem;
+use crate::sys::PROC_SUPER_MAGIC;
 
 /// As many links as the kernel follows.
 const MAX_LINKS: usize = 40;
@@ -56,6 +58,10 @@ fn make_in_root(root: impl AsFd, path: &Path, missing: Missing) -> Result<OwnedF
     let mut here = open_in_root(&root, &resolved, OFlags::PATH | OFlags::DIRECTORY).context(|| "/")?;
     let mut links = 0;
     while let Some(name) = pending.pop() {
+        if filesystem(&here)? == PROC_SUPER_MAGIC {
+            // Nothing can be made there, and what its links seem to say is not where they lead.
+            return Err(Error::invalid(format!("{}: {}", path.display(), Errno::NOENT)));
+        }
         if name == ".." {
             resolved.pop();
             here = open_in_root(&root, &resolved, OFlags::PATH | OFlags::DIRECTORY)

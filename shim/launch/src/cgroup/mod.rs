@@ -100,9 +100,18 @@ impl Cgroup {
             .ok_or_else(|| Error::internal("the container has no cgroup"))
     }
 
-    /// Whether [`Cgroup::make_unified`] must come before the process is born.
-    pub(crate) fn has_unified(&self) -> bool {
-        self.layout.unified.is_some()
+    /// The group in the unified hierarchy, for `CLONE_INTO_CGROUP`.
+    pub(crate) fn open_unified(&self) -> Result<Option<OwnedFd>> {
+        self.unified_directory().map(|directory| open_directory(&directory)).transpose()
+    }
+
+    /// The group of the unified hierarchy that a process is in now.
+    pub(crate) fn unified_of(&self, pid: i32) -> Result<Option<OwnedFd>> {
+        let Some(mount) = &self.layout.unified else { return Ok(None) };
+        let path = format!("/proc/{pid}/cgroup");
+        let text = fs::read_to_string(&path).context(|| path)?;
+        let group = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+        open_directory(&mount.join(group)).map(Some)
     }
 
     /// Makes the group in the unified hierarchy, with its limits if that is where the controllers are,
@@ -110,6 +119,7 @@ impl Cgroup {
     pub(crate) fn make_unified(
         &self,
         resources: Option<&LinuxResources>,
+        made: &mut Made,
         warnings: &mut Vec<String>,
     ) -> Result<Option<OwnedFd>> {
         let Some(mount) = &self.layout.unified else { return Ok(None) };
@@ -117,9 +127,8 @@ impl Cgroup {
         if self.layout.is_unified() {
             enable_controllers(mount, &self.path)?;
         }
-        make_group(&directory)?;
-        let fd = open(&directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .context(|| directory.display().to_string())?;
+        made.group(&directory)?;
+        let fd = open_directory(&directory)?;
         if let (true, Some(resources)) = (self.layout.is_unified(), resources) {
             self.write_v2(resources, warnings)?;
             let rules = devices::rules(resources.devices().as_deref().unwrap_or_default())?;
@@ -135,10 +144,11 @@ impl Cgroup {
     pub(crate) fn make_v1(
         &self,
         resources: Option<&LinuxResources>,
+        made: &mut Made,
         warnings: &mut Vec<String>,
     ) -> Result<Vec<OwnedFd>> {
         for hierarchy in &self.layout.v1 {
-            make_group(&hierarchy.mount.join(&self.path))?;
+            made.group(&hierarchy.mount.join(&self.path))?;
             if hierarchy.has("cpuset") {
                 inherit_cpuset(&hierarchy.mount, &self.path)?;
             }
@@ -160,9 +170,14 @@ impl Cgroup {
         self.layout.v1.iter().map(open_tasks).collect()
     }
 
-    /// What the container is to see under /sys/fs/cgroup, as detached mounts without write access if
-    /// `read_only`. In a cgroup namespace of its own, or on v1, it sees its own groups as roots.
-    pub(crate) fn views(&self, private: bool, read_only: bool) -> Result<Vec<View>> {
+    /// How many v1 hierarchies there are, and so how many descriptors [`Cgroup::make_v1`] gives.
+    pub(crate) fn v1_count(&self) -> usize {
+        self.layout.v1.len()
+    }
+
+    /// Opens what the container is to see under /sys/fs/cgroup as detached mounts, as
+    /// [`Cgroup::views`] takes them. In a cgroup namespace of its own, or on v1, it sees its own groups as roots.
+    pub(crate) fn open_views(&self, private: bool, read_only: bool) -> Result<Vec<OwnedFd>> {
         let attr = MountAttr {
             set: ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | if read_only { ATTR_RDONLY } else { 0 },
             propagation: MS_PRIVATE,
@@ -174,25 +189,26 @@ impl Cgroup {
             mount_setattr(&mount, false, &attr).context(|| path.display().to_string())?;
             Ok(mount)
         };
-        if let (true, Some(mount)) = (self.layout.is_unified(), &self.layout.unified) {
-            let path = if private { mount.join(&self.path) } else { mount.clone() };
-            return Ok(vec![View { name: None, links: Vec::new(), mount: clone(&path)? }]);
+        if let (true, false, Some(mount)) = (self.layout.is_unified(), private, &self.layout.unified) {
+            return Ok(vec![clone(mount)?]);
         }
-        let mut views = Vec::new();
-        for hierarchy in &self.layout.v1 {
-            let name = hierarchy.directory_name();
-            let links = match name.contains(',') {
-                true => name.split(',').map(str::to_owned).collect(),
-                false => Vec::new(),
-            };
-            let mount = clone(&hierarchy.mount.join(&self.path))?;
-            views.push(View { name: Some(name.to_owned()), links, mount });
-        }
-        if let Some(directory) = self.unified_directory() {
-            let name = Some("unified".to_owned());
-            views.push(View { name, links: Vec::new(), mount: clone(&directory)? });
-        }
-        Ok(views)
+        self.directories().map(|directory| clone(&directory)).collect()
+    }
+
+    /// Joins descriptors from [`Cgroup::open_views`] with where they go.
+    pub(crate) fn views(&self, mounts: Vec<OwnedFd>) -> Vec<View> {
+        let names = self.layout.v1.iter().map(|hierarchy| Some(hierarchy.directory_name().to_owned()));
+        let unified = (!self.layout.is_unified()).then(|| "unified".to_owned());
+        names
+            .chain([unified])
+            .zip(mounts)
+            .map(|(name, mount)| {
+                let joint = name.as_deref().filter(|name| name.contains(','));
+                let links =
+                    joint.map(|name| name.split(',').map(str::to_owned).collect()).unwrap_or_default();
+                View { name, links, mount }
+            })
+            .collect()
     }
 
     /// Replaces limits: fields that are present are written, others stay. Device rules are not changed.
@@ -387,20 +403,33 @@ impl Cgroup {
         if self.path.as_os_str().is_empty() {
             return Ok(());
         }
-        for directory in self.directories() {
-            // The last process may still be on its way out when its parent has reaped it.
-            let mut last = Errno::BUSY;
-            wait_until(&format!("remove {}", directory.display()), || match remove_tree(&directory) {
-                Ok(()) => Ok(true),
-                Err(Errno::BUSY) => Ok(false),
-                Err(errno) => {
-                    last = errno;
-                    Err(Error::internal(format!("remove {}: {errno}", directory.display())))
-                }
-            })?;
-        }
+        self.directories().try_for_each(|directory| remove_group(&directory))
+    }
+}
+
+/// The groups that a launch has made so far, so that a failure takes those away and no others.
+#[derive(Debug, Default)]
+pub(crate) struct Made(Vec<PathBuf>);
+
+impl Made {
+    fn group(&mut self, directory: &Path) -> Result<()> {
+        make_group(directory)?;
+        self.0.push(directory.to_owned());
         Ok(())
     }
+
+    pub(crate) fn undo(&self) -> Result<()> {
+        self.0.iter().try_for_each(|directory| remove_group(directory))
+    }
+}
+
+/// Removes a group; the last process may still be on its way out when its parent has reaped it.
+fn remove_group(directory: &Path) -> Result<()> {
+    wait_until(&format!("remove {}", directory.display()), || match remove_tree(directory) {
+        Ok(()) => Ok(true),
+        Err(Errno::BUSY) => Ok(false),
+        Err(errno) => Err(Error::internal(format!("remove {}: {errno}", directory.display()))),
+    })
 }
 
 enum Written {
@@ -419,6 +448,11 @@ fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> 
         std::thread::sleep(PAUSE);
     }
     Ok(())
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .context(|| path.display().to_string())
 }
 
 fn write_file(path: &Path, value: &str) -> std::result::Result<(), Errno> {

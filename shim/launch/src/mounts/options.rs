@@ -25,12 +25,6 @@ impl Options {
     pub(crate) fn is_read_only(&self) -> bool {
         (self.attr.set | self.recursive.set) & ATTR_RDONLY != 0
     }
-
-    /// Takes a file system option out.
-    pub(crate) fn take(&mut self, key: &str) -> Option<Option<String>> {
-        let at = self.data.iter().position(|(candidate, _)| candidate == key)?;
-        Some(self.data.remove(at).1)
-    }
 }
 
 /// What a word does to a mount: sets or clears a flag.

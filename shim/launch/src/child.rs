@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the container's init does from its birth to `execve`.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Gid, Mode, Uid};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};
+use rustix::system::{setdomainname, sethostname};
+use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use crate::cgroup::Cgroup;
+use crate::channel::{Channel, Message};
+use crate::error::{Context as _, Error, Result};
+use crate::launch::{Stdio, TerminalSize};
+use crate::mounts::{
+    Image, RootPlan, Source, Stage, attach, bind_of, enter_root, make_devices, make_read_only, open_if_there,
+    open_terminal,
+};
+use crate::namespaces::Namespaces;
+use crate::path::{Missing, ensure_in_root};
+use crate::process::{ProcessPlan, Streams, finish, open_apparmor};
+use crate::sys::{self, CLONE_NEWCGROUP, CLONE_NEWUSER};
+use crate::sysctl::{self, Sysctl};
+
+/// Everything that init needs to know, prepared by the parent.
+#[derive(Debug)]
+pub(crate) struct InitPlan<'a> {
+    pub(crate) namespaces: Namespaces,
+    pub(crate) hostname: Option<&'a str>,
+    pub(crate) domainname: Option<&'a str>,
+    pub(crate) sysctls: Vec<Sysctl>,
+    pub(crate) root: RootPlan<'a>,
+    pub(crate) process: ProcessPlan<'a>,
+    pub(crate) stdio: Stdio,
+    pub(crate) cgroup: Cgroup,
+}
+
+/// Runs a child's body, which ends in `execve`, and tells the parent if it does not.
+pub(crate) fn run(channel: &Channel, body: impl FnOnce() -> Error) -> ! {
+    // Unwinding further would run the parent's code in the child.
+    let error = catch_unwind(AssertUnwindSafe(body))
+        .unwrap_or_else(|_| Error::internal("the launcher panicked in the container's process"));
+    if channel.send(&Message::Failed(error)).is_err() {
+        // The parent is gone, or the seccomp filter forbids to write: the exit code has to do.
+        sys::exit(125);
+    }
+    sys::exit(1)
+}
+
+/// First steps that every child takes.
+pub(crate) fn settle() -> Result<()> {
+    // Until execve this process holds more than the container may have: keep it out of the reach of
+    // ptrace and /proc of whoever shares its pid namespace.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context(|| "prctl(PR_SET_DUMPABLE)")?;
+    sys::reset_signals();
+    umask(Mode::empty());
+    Ok(())
+}
+
+/// The body of init. Returns only with what went wrong.
+pub(crate) fn init(plan: InitPlan<'_>, channel: &Channel) -> Error {
+    let InitPlan { namespaces, hostname, domainname, sysctls, root, process, stdio, cgroup } = plan;
+    let prepare = || -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+        settle()?;
+        if namespaces.has(CLONE_NEWUSER) {
+            await_mapping(channel)?;
+        }
+        namespaces.enter_in_child()?;
+        if let Some(name) = hostname {
+            sethostname(name.as_bytes()).context(|| "set the host name")?;
+        }
+        if let Some(name) = domainname {
+            setdomainname(name.as_bytes()).context(|| "set the domain name")?;
+        }
+        let size = match &stdio {
+            Stdio::Terminal(size) => Some(*size),
+            Stdio::Fds(_) => None,
+        };
+        build(&namespaces, &sysctls, root, process.apparmor.is_some(), size, &cgroup, channel)
+    };
+    let (apparmor, slave) = match prepare() {
+        Ok(prepared) => prepared,
+        Err(error) => return error,
+    };
+    let streams = match (&stdio, slave) {
+        (Stdio::Fds([stdin, stdout, stderr]), _) => {
+            Streams::Fds([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
+        }
+        (Stdio::Terminal(_), Some(slave)) => Streams::Terminal(slave),
+        (Stdio::Terminal(_), None) => return Error::internal("the terminal got lost"),
+    };
+    // In a user namespace the parent has set the limits, with rights that this process lacks.
+    finish(&process, streams, apparmor, !namespaces.has(CLONE_NEWUSER), channel)
+}
+
+fn await_mapping(channel: &Channel) -> Result<()> {
+    match channel.receive()? {
+        Some(Message::Mapped) => {}
+        _ => return Err(Error::internal("the launcher went away")),
+    }
+    become_root()
+}
+
+/// Uid and gid 0 of the user namespace that this process is in.
+pub(crate) fn become_root() -> Result<()> {
+    let (gid, uid) = (Gid::ROOT, Uid::ROOT);
+    set_thread_groups(&[]).context(|| "setgroups in the user namespace")?;
+    set_thread_res_gid(gid, gid, gid).context(|| "become gid 0 of the user namespace")?;
+    set_thread_res_uid(uid, uid, uid).context(|| "become uid 0 of the user namespace")
+}
+
+/// Builds the container's file system and enters it.
+fn build(
+    namespaces: &Namespaces,
+    sysctls: &[Sysctl],
+    root: RootPlan<'_>,
+    apparmor: bool,
+    terminal: Option<TerminalSize>,
+    cgroup: &Cgroup,
+    channel: &Channel,
+) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    let user_namespace = namespaces.has(CLONE_NEWUSER);
+    let mut stage = Stage::new()?;
+    let mut below = Vec::new();
+    let mut cgroup_below = Vec::new();
+    for mount in root.staged {
+        match (mount.as_top(), &mount.source) {
+            (Some(top), _) => stage.mount_top(top, mount)?,
+            (None, Source::Cgroup) => cgroup_below.push(mount),
+            (None, _) => below.push(mount),
+        }
+    }
+    // Before the read-only paths, which cover /proc/sys.
+    let mut exec_label = None;
+    if let Some(proc) = stage.top("proc") {
+        sysctl::apply(sysctls, &proc.mount)?;
+        if apparmor {
+            exec_label = Some(open_apparmor(proc.mount.as_fd())?);
+        }
+    } else if !sysctls.is_empty() || apparmor {
+        return Err(Error::invalid("sysctls and AppArmor profiles need a /proc in the container"));
+    }
+    for mount in below {
+        stage.mount_below(mount, Vec::new())?;
+    }
+    let mut slave = None;
+    if let Some(dev) = stage.top("dev") {
+        if dev.is_new {
+            let place = |path: &Path| match path.strip_prefix("/dev") {
+                Ok(rest) => (dev.mount.as_fd(), rest.to_owned()),
+                Err(_) => (dev.mount.as_fd(), PathBuf::new()),
+            };
+            let (inside, _): (Vec<_>, Vec<_>) =
+                root.devices.iter().cloned().partition(|device| device.path().starts_with("/dev"));
+            make_devices(&inside, user_namespace, place)?;
+            stage.link_devices(dev.mount.as_fd())?;
+        }
+        if let Some(size) = terminal {
+            slave = Some(make_terminal(dev.mount.as_fd(), Path::new("pts/ptmx"), size, channel)?);
+        }
+        if let Some(slave) = &slave {
+            make_console(dev.mount.as_fd(), Path::new("console"), slave)?;
+        }
+    }
+    let mut in_image = Vec::new();
+    for path in root.read_only {
+        match stage.open(Path::new(path))? {
+            Some(Some(target)) => make_read_only(&target, path)?,
+            Some(None) => {}
+            None => in_image.push((path, false)),
+        }
+    }
+    for path in root.masked {
+        match stage.open(Path::new(path))? {
+            Some(Some(target)) => stage.masks.hide(&target, path)?,
+            Some(None) => {}
+            None => in_image.push((path, true)),
+        }
+    }
+
+    let (mount, views) = join_cgroups(namespaces, cgroup, channel)?;
+    let mut views = cgroup.views(views);
+    for mount in cgroup_below {
+        stage.mount_below(mount, std::mem::take(&mut views))?;
+    }
+    stage.seal()?;
+
+    let image = Image::attach(mount, &stage)?;
+    let mut masks = stage.masks;
+    let has_dev = stage.tops.iter().any(|top| top.name == "dev");
+    for top in &stage.tops {
+        image.adopt(top)?;
+    }
+    for mount in root.others {
+        image.mount(mount, std::mem::take(&mut views))?;
+    }
+    if !has_dev {
+        let place = |path: &Path| (image.mount.as_fd(), path.to_owned());
+        make_devices(root.devices, user_namespace, place)?;
+        if let Some(size) = terminal {
+            let fresh = make_terminal(image.mount.as_fd(), Path::new("dev/pts/ptmx"), size, channel)?;
+            make_console(image.mount.as_fd(), Path::new("dev/console"), &fresh)?;
+            slave = Some(fresh);
+        }
+    }
+    for (path, hide) in in_image {
+        match (open_if_there(&image.mount, Path::new(path))?, hide) {
+            (Some(target), true) => masks.hide(&target, path)?,
+            (Some(target), false) => make_read_only(&target, path)?,
+            (None, _) => {}
+        }
+    }
+    if root.root_read_only {
+        image.make_read_only()?;
+    }
+    enter_root(&image, root.propagation)?;
+    Ok((exec_label, slave))
+}
+
+/// Waits for the parent's go, joins the v1 cgroups and then leaves them behind as the roots of a new
+/// cgroup namespace. Returns the root mount and the views of the cgroups.
+fn join_cgroups(
+    namespaces: &Namespaces,
+    cgroup: &Cgroup,
+    channel: &Channel,
+) -> Result<(OwnedFd, Vec<OwnedFd>)> {
+    let Some(Message::Go(fds)) = channel.receive()? else {
+        return Err(Error::internal("the launcher went away"));
+    };
+    let mut fds = fds.into_iter();
+    let root = fds.next().ok_or_else(|| Error::internal("the container's root got lost"))?;
+    for tasks in fds.by_ref().take(cgroup.v1_count()) {
+        // A single-threaded process that moves itself takes no global lock.
+        rustix::io::write(&tasks, b"0").context(|| "join a cgroup")?;
+    }
+    if namespaces.new_cgroup() {
+        sys::unshare(CLONE_NEWCGROUP).context(|| "make a cgroup namespace")?;
+    }
+    Ok((root, fds.collect()))
+}
+
+/// Opens the terminal and sends its master to the parent.
+pub(crate) fn make_terminal(
+    root: std::os::fd::BorrowedFd<'_>,
+    path: &Path,
+    size: TerminalSize,
+    channel: &Channel,
+) -> Result<OwnedFd> {
+    let (master, slave) = open_terminal(root, path)?;
+    if size != TerminalSize::default() {
+        let size = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&master, size).context(|| "set the terminal's size")?;
+    }
+    channel.send(&Message::Terminal(master))?;
+    Ok(slave)
+}
+
+/// Binds the terminal on /dev/console: by its descriptor, so that it is this very devpts inode.
+fn make_console(root: std::os::fd::BorrowedFd<'_>, path: &Path, slave: &OwnedFd) -> Result<()> {
+    let target = ensure_in_root(root, path, Missing::File)?;
+    let mount = bind_of(slave, false).context(|| "/dev/console")?;
+    attach(&mount, &target).context(|| "/dev/console")
+}
