@@ -65,6 +65,8 @@ struct Inner {
     source: Arc<dyn Source>,
     fetches: Fetches,
     places: Arc<Semaphore>,
+    /// How many places there are to be.
+    place_count: std::sync::Mutex<usize>,
     pins: Arc<Pins>,
     limits: Limits,
 }
@@ -104,10 +106,20 @@ impl Images {
         let layout = Arc::new(Layout::prepare(&config.root)?);
         let limits = config.limits;
         let catalog = Catalog::open(&layout, |id, record| repair::image(&layout, &limits, id, record))?;
-        let places = Arc::new(Semaphore::new(config.max_concurrent_downloads.max(1)));
+        let count = config.max_concurrent_downloads.max(1);
+        let places = Arc::new(Semaphore::new(count));
         let fetches = Fetches::new(Arc::clone(&layout), limits.clone(), Arc::clone(&places));
         let images = Self {
-            inner: Arc::new(Inner { layout, catalog, source, fetches, places, pins: Arc::default(), limits }),
+            inner: Arc::new(Inner {
+                layout,
+                catalog,
+                source,
+                fetches,
+                places,
+                place_count: std::sync::Mutex::new(count),
+                pins: Arc::default(),
+                limits,
+            }),
         };
         images.inner.clean_staging()?;
         images.inner.sweep()?;
@@ -171,6 +183,27 @@ impl Images {
         }
         let name = NewName { name: name.clone().or_latest(), target: None };
         self.inner.name(id, &[name]).map(|_| ())
+    }
+
+    /// From now on so many layers are fetched and unpacked at once; what is under way is not stopped. Must be
+    /// called within a runtime.
+    pub fn set_max_concurrent_downloads(&self, wanted: usize) {
+        let wanted = wanted.max(1);
+        let mut count = self.inner.place_count.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if wanted >= *count {
+            self.inner.places.add_permits(wanted - *count);
+        } else {
+            // Places that are taken go away as they become free.
+            let (places, fewer) = (Arc::clone(&self.inner.places), *count - wanted);
+            tokio::spawn(async move {
+                for _ in 0..fewer {
+                    if let Ok(place) = places.acquire().await {
+                        place.forget();
+                    }
+                }
+            });
+        }
+        *count = wanted;
     }
 
     /// Reads everything anew from files: names from `index.json`, and every manifest among the blobs whose

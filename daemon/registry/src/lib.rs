@@ -29,7 +29,7 @@ mod url;
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use berth_domain::{Digest, Error, Reference, Result};
 use http::HeaderValue;
@@ -45,16 +45,33 @@ use failure::Failure;
 use policy::Policy;
 use transport::Transport;
 
-/// The registry client. Cheap to clone; clones share connections and tokens.
+/// The registry client. Cheap to clone; clones share connections, tokens and configuration.
 #[derive(Clone)]
 pub struct Client {
+    parts: Arc<RwLock<Parts>>,
+}
+
+#[derive(Clone)]
+struct Parts {
     asker: Arc<Asker>,
     endpoints: Arc<Endpoints>,
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("endpoints", &self.endpoints).finish_non_exhaustive()
+        f.debug_struct("Client").field("endpoints", &self.parts().endpoints).finish_non_exhaustive()
+    }
+}
+
+impl Parts {
+    fn new(config: RegistryConfig) -> Result<Self> {
+        let policy = Policy::new(&config.insecure, config.loopback_is_insecure)?;
+        let endpoints = Endpoints::new(&config.mirrors, &config.docker_hub)?;
+        let user_agent = HeaderValue::from_str(&config.user_agent)
+            .map_err(|e| Error::invalid(format!("user agent {:?}", config.user_agent)).because(e))?;
+        let transport = Transport::new(config.timeouts, config.certs_dirs, config.proxy_from_env);
+        let asker = Asker::new(transport, policy, config.retries, user_agent);
+        Ok(Self { asker: Arc::new(asker), endpoints: Arc::new(endpoints) })
     }
 }
 
@@ -65,13 +82,23 @@ impl Client {
     ///
     /// [`berth_domain::Meaning::InvalidInput`] for a mirror or insecure registry that cannot be read.
     pub fn new(config: RegistryConfig) -> Result<Self> {
-        let policy = Policy::new(&config.insecure, config.loopback_is_insecure)?;
-        let endpoints = Endpoints::new(&config.mirrors, &config.docker_hub)?;
-        let user_agent = HeaderValue::from_str(&config.user_agent)
-            .map_err(|e| Error::invalid(format!("user agent {:?}", config.user_agent)).because(e))?;
-        let transport = Transport::new(config.timeouts, config.certs_dirs, config.proxy_from_env);
-        let asker = Asker::new(transport, policy, config.retries, user_agent);
-        Ok(Self { asker: Arc::new(asker), endpoints: Arc::new(endpoints) })
+        Ok(Self { parts: Arc::new(RwLock::new(Parts::new(config)?)) })
+    }
+
+    /// Puts another configuration in force, here and in all clones. What is under way goes on as it began;
+    /// connections and tokens are made anew.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::new`]; nothing has changed then.
+    pub fn reconfigure(&self, config: RegistryConfig) -> Result<()> {
+        let parts = Parts::new(config)?;
+        *self.parts.write().unwrap_or_else(PoisonError::into_inner) = parts;
+        Ok(())
+    }
+
+    fn parts(&self) -> Parts {
+        self.parts.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What the reference's tag (or digest; `latest` when it has neither) points at, without the
@@ -81,10 +108,10 @@ impl Client {
     ///
     /// As [`Client::resolve`].
     pub async fn head(&self, reference: &Reference, auth: &Auth) -> Result<Descriptor> {
-        self.anywhere(reference, auth, |endpoint, auth| async move {
-            match manifest::head(&self.asker, &endpoint, reference, &auth).await? {
+        self.anywhere(reference, auth, |asker, endpoint, auth| async move {
+            match manifest::head(&asker, &endpoint, reference, &auth).await? {
                 Some(descriptor) => Ok(descriptor),
-                None => Ok(manifest::get(&self.asker, &endpoint, reference, &auth).await?.descriptor),
+                None => Ok(manifest::get(&asker, &endpoint, reference, &auth).await?.descriptor),
             }
         })
         .await
@@ -98,8 +125,8 @@ impl Client {
     /// Not found, unauthorized, unavailable (registry down, throttled or stalled), or internal when
     /// the registry's answer is not what was asked for.
     pub async fn resolve(&self, reference: &Reference, auth: &Auth) -> Result<ResolvedManifest> {
-        self.anywhere(reference, auth, |endpoint, auth| async move {
-            manifest::get(&self.asker, &endpoint, reference, &auth).await
+        self.anywhere(reference, auth, |asker, endpoint, auth| async move {
+            manifest::get(&asker, &endpoint, reference, &auth).await
         })
         .await
     }
@@ -134,8 +161,8 @@ impl Client {
         offset: u64,
         auth: &Auth,
     ) -> Result<BlobStream> {
-        let endpoints = self.endpoints.of(reference.registry())?;
-        let asker = Arc::clone(&self.asker);
+        let Parts { asker, endpoints } = self.parts();
+        let endpoints = endpoints.of(reference.registry())?;
         BlobStream::open(asker, endpoints, reference.clone(), descriptor.clone(), offset, auth.clone()).await
     }
 
@@ -145,8 +172,8 @@ impl Client {
     ///
     /// As [`Client::resolve`].
     pub async fn tags(&self, reference: &Reference, auth: &Auth) -> Result<Vec<String>> {
-        self.anywhere(reference, auth, |endpoint, auth| async move {
-            tags::list(&self.asker, &endpoint, reference, &auth).await
+        self.anywhere(reference, auth, |asker, endpoint, auth| async move {
+            tags::list(&asker, &endpoint, reference, &auth).await
         })
         .await
     }
@@ -158,8 +185,9 @@ impl Client {
     ///
     /// Unauthorized when they are refused; else as [`Client::resolve`].
     pub async fn login(&self, registry: &str, auth: &Auth) -> Result<Option<String>> {
-        let endpoint = self.endpoints.upstream(registry)?;
-        login::login(&self.asker, &endpoint, registry, auth).await
+        let Parts { asker, endpoints } = self.parts();
+        let endpoint = endpoints.upstream(registry)?;
+        login::login(&asker, &endpoint, registry, auth).await
     }
 
     /// Asks the mirrors, then the registry itself, until one gives it. Mirrors are asked as nobody.
@@ -167,16 +195,20 @@ impl Client {
         &self,
         reference: &Reference,
         auth: &Auth,
-        ask: impl Fn(Endpoint, Auth) -> F,
+        ask: impl Fn(Arc<Asker>, Endpoint, Auth) -> F,
     ) -> Result<T>
     where
         F: Future<Output = Result<T, Failure>>,
     {
         let doing = format!("failed to resolve reference \"{reference}\"");
         let mut last = Failure::broken("no registry to ask");
-        for endpoint in self.endpoints.of(reference.registry())? {
+        let Parts { asker, endpoints } = self.parts();
+        for endpoint in endpoints.of(reference.registry())? {
             let auth = if endpoint.mirror { Auth::anonymous() } else { auth.clone() };
-            match self.asker.persistently(&endpoint, || ask(endpoint.clone(), auth.clone())).await {
+            match asker
+                .persistently(&endpoint, || ask(Arc::clone(&asker), endpoint.clone(), auth.clone()))
+                .await
+            {
                 Ok(found) => return Ok(found),
                 Err(failure) => {
                     if endpoint.mirror {
