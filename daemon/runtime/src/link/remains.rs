@@ -30,6 +30,19 @@ pub(super) fn read_pids(run_dir: &Path) -> Result<Option<PidRecord>> {
     read(&run_dir.join(PID_FILE))
 }
 
+/// Removes what an earlier shim left in a run directory.
+pub(super) fn forget(run_dir: &Path) -> Result<()> {
+    for name in [EXIT_FILE, PID_FILE] {
+        let path = run_dir.join(name);
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io("removing", &path, e)),
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn kill_process(pid: i32, started: u64) -> Result<()> {
     let killed = PidFd::open_started(pid, started).and_then(|process| match process {
         Some(process) => process.kill(),

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use tracing::Instrument;
 
 use super::requests::{Inner, Line, Shim, Socket};
 use super::supervisor::{CHANNEL, Supervisor, register};
-use super::{Adoption, ShimConfig, ShimError, adopt};
+use super::{Adoption, ShimConfig, ShimError, adopt, remains};
 
 /// Name of the program in `ps` and of its memfd.
 const NAME: &str = "berth-shim";
@@ -69,11 +69,13 @@ impl Shims {
     pub async fn spawn(&self, id: &ContainerId, run_dir: &Path) -> Result<Shim> {
         let starting = || Error::internal(format!("starting the shim of container {}", id.short()));
         let (ours, theirs) = seqpacket::pair().map_err(|e| starting().because(e))?;
+        // A shim that dies before it does anything must not be taken to have ended as the one before it.
+        remains::forget(run_dir)?;
         let path = run_dir.join(LOG_FILE);
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
         let log = log.map_err(|e| Error::io("opening", &path, e))?;
         let program = format!("/proc/self/fd/{}", self.0.memfd.as_raw_fd());
-        let child = Command::new(program)
+        let mut child = Command::new(program)
             .arg0(NAME)
             .arg(id.short())
             // What the daemon was told in its environment is no container's business.
@@ -86,12 +88,16 @@ impl Shims {
             .process_group(0)
             .spawn()
             .map_err(|e| starting().because(e))?;
-        let pid = i32::try_from(child.id()).map_err(|e| starting().because(e))?;
-        // Not reaped yet, whatever it does: the pid is its.
-        let process = PidFd::open(pid).map_err(|e| starting().because(e))?;
-        let socket = register(ours).map_err(|e| starting().because(e))?;
-        let (shim, supervisor) =
-            assemble(run_dir, process, socket.clone()).map_err(|e| starting().because(e))?;
+        let linked = link_up(&child, run_dir, ours);
+        let (shim, supervisor, socket) = match linked {
+            Ok(linked) => linked,
+            Err(error) => {
+                // Nobody would ever speak to it.
+                drop(child.kill());
+                drop(child.wait());
+                return Err(starting().because(error));
+            }
+        };
         // The task ends with the process it watches; nothing is lost when the runtime stops before that.
         drop(watch_over(id, supervisor, socket));
         Ok(shim)
@@ -105,6 +111,15 @@ impl Shims {
     pub async fn connect(&self, id: &ContainerId, run_dir: &Path) -> Result<Adoption> {
         adopt::adopt(id, run_dir).await
     }
+}
+
+fn link_up(child: &Child, run_dir: &Path, ours: OwnedFd) -> std::io::Result<(Shim, Supervisor, Socket)> {
+    let pid = i32::try_from(child.id()).map_err(std::io::Error::other)?;
+    // Not collected yet, whatever it does: the pid is its own.
+    let process = PidFd::open(pid)?;
+    let socket = register(ours)?;
+    let (shim, supervisor) = assemble(run_dir, process, socket.clone())?;
+    Ok((shim, supervisor, socket))
 }
 
 pub(super) fn assemble(

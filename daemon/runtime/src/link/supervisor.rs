@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_shim_proto::{Event, ExitRecord, FromShim, Packet, PacketError, State, recv};
+use berth_shim_proto::{Event, ExitRecord, FromShim, Packet, PacketError, Reply, State, recv};
 use berth_sys::pidfd::PidFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -44,6 +44,8 @@ pub(super) struct Supervisor {
     events: mpsc::Sender<ShimEvent>,
     backlog: VecDeque<ShimEvent>,
     exit_told: bool,
+    /// Init ran: an end without a record is odd.
+    launched: bool,
     /// Answers to the question what was missed: asked by others, because this task must listen for the answer.
     missed: mpsc::Receiver<State>,
     tell_missed: mpsc::Sender<State>,
@@ -61,7 +63,8 @@ impl Supervisor {
     pub(super) fn new(shim: Arc<Inner>, events: mpsc::Sender<ShimEvent>) -> std::io::Result<Self> {
         let process = Arc::new(poll(Process(shim.process.clone()), Interest::READABLE)?);
         let (tell_missed, missed) = mpsc::channel(1);
-        Ok(Self { shim, process, events, backlog: VecDeque::new(), exit_told: false, missed, tell_missed })
+        let backlog = VecDeque::new();
+        Ok(Self { shim, process, events, backlog, exit_told: false, launched: false, missed, tell_missed })
     }
 
     /// Where to put what the shim answers when asked for its state after a time without connection.
@@ -71,6 +74,7 @@ impl Supervisor {
 
     /// Exits that happened while no daemon listened.
     fn note(&mut self, state: State) {
+        self.launched |= state.init.is_some();
         for (exec_id, code) in state.execs {
             if let Some(code) = code {
                 self.backlog.push_back(ShimEvent::ExecExited { exec_id, code });
@@ -151,7 +155,10 @@ impl Supervisor {
 
     fn take(&mut self, packet: Packet<FromShim>) {
         match packet.message {
-            FromShim::Reply { id, reply } => self.shim.answer(id, (reply, packet.fds)),
+            FromShim::Reply { id, reply } => {
+                self.launched |= matches!(reply, Reply::Launched { .. });
+                self.shim.answer(id, (reply, packet.fds));
+            }
             FromShim::Event(Event::Exited(record)) => self.exited(record),
             FromShim::Event(Event::ExecExited { exec_id, code }) => {
                 self.backlog.push_back(ShimEvent::ExecExited { exec_id, code });
@@ -215,7 +222,10 @@ impl Supervisor {
         if !self.exit_told {
             match remains::read_exit(&self.shim.run_dir) {
                 Ok(Some(record)) => self.exited(record),
-                Ok(None) => tracing::warn!(shim = self.shim.pid, "the shim ended without an exit record"),
+                Ok(None) if self.launched => {
+                    tracing::warn!(shim = self.shim.pid, "the shim ended without an exit record");
+                }
+                Ok(None) => {}
                 Err(error) => {
                     tracing::error!(shim = self.shim.pid, error = error.chain(), "reading the exit file");
                 }
