@@ -11,7 +11,7 @@ use berth_registry::Descriptor;
 use crate::Inner;
 use crate::catalog::{self, Writer};
 use crate::document::{Config, Manifest};
-use crate::layer::Staged;
+use crate::layer::{self, Staged};
 use crate::layout::{Layout, sync_dir};
 use crate::parents;
 use crate::types::Image;
@@ -122,18 +122,20 @@ pub(crate) fn place(layout: &Layout, staged: &[Arc<Staged>]) -> Result<()> {
     if staged.is_empty() {
         return Ok(());
     }
-    for layer in staged {
-        if let Some(blob) = &layer.blob_file {
-            let to = layout.blob(&layer.blob);
+    for new in staged {
+        if let Some(blob) = &new.blob_file {
+            let to = layout.blob(&new.blob);
             if !to.exists() {
                 rename(blob, &to)?;
             }
         }
-        if let Some(dir) = layer.take() {
-            let to = layout.layer(&layer.diff_id);
-            if to.exists() {
+        if let Some(dir) = new.take() {
+            let to = layout.layer(&new.diff_id);
+            if layer::is_in_place(layout, &new.diff_id) {
                 layout.discard(dir)?;
             } else {
+                // What a crash or a damaged disk left of it.
+                layout.discard(&to)?;
                 rename(dir, &to)?;
             }
         }

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::Images;
 use crate::document::{self, CONFIG_MAX, Config, Document, LayerDescriptor, Manifest};
 use crate::fetch::{Fetch, Stage, Wanted};
-use crate::layer::Staged;
+use crate::layer::{self, Staged};
 use crate::pins::{Held, Pinned};
 use crate::publish::{NewImage, NewName};
 use crate::types::{PullOutcome, PullRequest};
@@ -238,7 +238,7 @@ impl Images {
         let mut order: Vec<&LayerDescriptor> = Vec::new();
         for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
             let blob = &layer.descriptor.digest;
-            if self.inner.layout.layer(diff_id).is_dir() {
+            if layer::is_in_place(&self.inner.layout, diff_id) {
                 teller.status(blob.short(), "Already exists")?;
                 continue;
             }

@@ -9,7 +9,7 @@ use berth_domain::{Digest, Error, ImageId, Result};
 
 use crate::catalog::{self, ImageRecord};
 use crate::document::{self, Config, Document, LayerDescriptor};
-use crate::layer::{self, Extraction, Meta};
+use crate::layer::{self, Extraction};
 use crate::layout::Layout;
 use crate::publish::place;
 use crate::unpack::Limits;
@@ -24,14 +24,11 @@ pub(crate) fn image(layout: &Layout, limits: &Limits, id: &ImageId, record: &Ima
     let config = Config::parse(&catalog::read_blob(layout, id, document::CONFIG_MAX)?)?;
     let mut staged = Vec::new();
     for (blob, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
-        let dir = layout.layer(diff_id);
-        if dir.join("fs").is_dir() && Meta::read(&dir).is_ok() {
+        if layer::is_in_place(layout, diff_id) {
             continue;
         }
         tracing::warn!(layer = %diff_id.short(), "unpacking the layer again");
-        let layer = unpack(layout, limits, blob, diff_id)?;
-        layout.discard(&dir)?;
-        staged.push(Arc::new(layer));
+        staged.push(Arc::new(unpack(layout, limits, blob, diff_id)?));
     }
     layout.sync_all()?;
     place(layout, &staged)

@@ -184,8 +184,13 @@ pub(crate) fn assemble(
     descriptor: Descriptor,
     manifest: &document::Manifest,
 ) -> Result<Image> {
-    let layer_sizes: Vec<u64> =
-        config.diff_ids.iter().map(|id| Ok(Meta::read(&layout.layer(id))?.size)).collect::<Result<_>>()?;
+    let mut layer_sizes = Vec::with_capacity(config.diff_ids.len());
+    for id in &config.diff_ids {
+        if !layout.layer_fs(id).is_dir() {
+            return Err(Error::internal(format!("the layer {} is missing", id.short())));
+        }
+        layer_sizes.push(Meta::read(&layout.layer(id))?.size);
+    }
     let platform = config.platform();
     let Config { id, parsed, raw, diff_ids } = config;
     let text = |key: &str| raw.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();

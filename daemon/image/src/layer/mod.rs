@@ -64,6 +64,11 @@ impl Drop for Staged {
     }
 }
 
+/// Whether the layer is in its place, with its record.
+pub(crate) fn is_in_place(layout: &Layout, diff_id: &Digest) -> bool {
+    layout.layer_fs(diff_id).is_dir() && Meta::read(&layout.layer(diff_id)).is_ok()
+}
+
 /// What an extraction is told and tells.
 pub(crate) struct Extraction<'a> {
     pub(crate) layout: &'a Layout,
@@ -265,8 +270,12 @@ pub(crate) fn to_error(doing: &str, error: io::Error) -> Error {
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => Error::invalid(doing).because(error),
         // The texts of Go's and of flate2's for what ends early.
         io::ErrorKind::UnexpectedEof => Error::invalid(doing).because("unexpected EOF"),
-        _ => match error.downcast::<Error>() {
+        kind => match error.downcast::<Error>() {
             Ok(ours) => ours,
+            // What the host did not say, a decoder did: of a bad stream.
+            Err(error) if kind == io::ErrorKind::Other && error.raw_os_error().is_none() => {
+                Error::invalid(doing).because(error)
+            }
             Err(error) => Error::internal(doing).because(error),
         },
     }

@@ -213,7 +213,7 @@ impl Load<'_> {
         let mut seen = HashSet::new();
         let mut todo = Vec::new();
         for (n, (layer, diff_id)) in layers.iter().zip(&config.diff_ids).enumerate() {
-            if self.inner.layout.layer(diff_id).is_dir() || !seen.insert(diff_id) {
+            if layer::is_in_place(&self.inner.layout, diff_id) || !seen.insert(diff_id) {
                 continue;
             }
             let file = layer.file.as_ref().ok_or_else(|| {
