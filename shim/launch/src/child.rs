@@ -93,7 +93,7 @@ pub(crate) fn init(plan: InitPlan<'_>, channel: &Channel) -> Error {
         (Stdio::Terminal(_), None) => return Error::internal("the terminal got lost"),
     };
     // In a user namespace the parent has set the limits, with rights that this process lacks.
-    finish(&process, streams, apparmor, !namespaces.has(CLONE_NEWUSER), channel)
+    finish(&process, &streams, apparmor, !namespaces.has(CLONE_NEWUSER), channel)
 }
 
 fn await_mapping(channel: &Channel) -> Result<()> {

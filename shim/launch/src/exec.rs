@@ -55,43 +55,43 @@ pub struct ExecInput<'a> {
 ///
 /// As [`crate::launch()`], and [`Kind::NotRunning`] if init has ended; nothing is left behind.
 pub fn exec(input: ExecInput<'_>) -> Result<Launched> {
+    // The streams are the process's alone: this side's copies are closed before this returns.
+    let ExecInput { spec, init_pid, init, cgroup, process, user, stdio, seccomp, privileged } = input;
     let mut warnings = Vec::new();
-    let mut plan = ProcessPlan::new(input.spec, input.process, input.user, input.seccomp, &mut warnings)?;
-    if input.privileged {
+    let mut plan = ProcessPlan::new(spec, process, user, seccomp, &mut warnings)?;
+    if privileged {
         plan.make_privileged()?;
     }
-    let named = namespaces::named(input.spec);
-    let tasks = input.cgroup.open_tasks().map_err(|error| gone(input.init, error))?;
-    let unified = input.cgroup.open_unified().map_err(|error| gone(input.init, error))?;
+    let named = namespaces::named(spec);
+    let tasks = cgroup.open_tasks().map_err(|error| gone(init, error))?;
+    let unified = cgroup.open_unified().map_err(|error| gone(init, error))?;
     let (here, there) = Channel::pair()?;
 
     let restore = match named & CLONE_NEWPID {
         0 => None,
-        flag => Some(Restore::after_joining(input.init, flag).map_err(|error| gone(input.init, error))?),
+        flag => Some(Restore::after_joining(init, flag).map_err(|error| gone(init, error))?),
     };
     let mut cloned = sys::clone3(0, unified.as_ref().map(OwnedFd::as_fd));
     if let Err(Errno::BUSY | Errno::OPNOTSUPP) = cloned {
         // The container has made groups below its own, which therefore takes no processes any more: go
         // where init has gone.
-        let nested = input.cgroup.unified_of(input.init_pid)?;
+        let nested = cgroup.unified_of(init_pid)?;
         cloned = sys::clone3(0, nested.as_ref().map(OwnedFd::as_fd));
     }
     let (pid, pidfd) = match cloned {
         Ok(Cloned::Child) => {
             drop(here);
             std::mem::forget(restore);
-            child::run(&there, || {
-                exec_child(&plan, input.init, named & !CLONE_NEWPID, &tasks, &input.stdio, &there)
-            })
+            child::run(&there, || exec_child(&plan, init, named & !CLONE_NEWPID, &tasks, &stdio, &there))
         }
         Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
         // A pid namespace whose init has ended takes no more processes.
-        Err(errno) => return Err(gone(input.init, Error::internal(format!("clone3: {errno}")))),
+        Err(errno) => return Err(gone(init, Error::internal(format!("clone3: {errno}")))),
     };
     let child = Child::new(pid, pidfd);
     drop(restore);
-    drop(there);
-    let told = child.await_exec(&here).map_err(|error| gone(input.init, error))?;
+    drop((there, stdio));
+    let told = child.await_exec(&here).map_err(|error| gone(init, error))?;
     warnings.extend(told.warnings);
     let (pid, pidfd) = child.into_parts();
     Ok(Launched {
@@ -99,7 +99,7 @@ pub fn exec(input: ExecInput<'_>) -> Result<Launched> {
         pidfd,
         pty_master: told.terminal,
         mount_namespace: None,
-        cgroup: input.cgroup.clone(),
+        cgroup: cgroup.clone(),
         warnings,
     })
 }
@@ -164,7 +164,7 @@ fn exec_child(
         Ok((apparmor, streams))
     };
     match prepare() {
-        Ok((apparmor, streams)) => finish(plan, streams, apparmor, !user_namespace, channel),
+        Ok((apparmor, streams)) => finish(plan, &streams, apparmor, !user_namespace, channel),
         Err(error) => error,
     }
 }

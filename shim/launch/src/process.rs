@@ -228,7 +228,7 @@ fn resource(kind: PosixRlimitType) -> Resource {
 pub(crate) fn set_rlimits(pid: Option<Pid>, limits: &[(Resource, Rlimit)]) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     for (resource, wanted) in limits {
-        match prlimit(pid, *resource, wanted.clone()) {
+        match prlimit(pid, *resource, *wanted) {
             Ok(_) => {}
             Err(Errno::PERM) => {
                 let most = rustix::process::getrlimit(*resource).maximum;
@@ -263,7 +263,7 @@ pub(crate) fn open_apparmor(proc: BorrowedFd<'_>) -> Result<OwnedFd> {
 /// what went wrong.
 pub(crate) fn finish(
     plan: &ProcessPlan<'_>,
-    streams: Streams<'_>,
+    streams: &Streams<'_>,
     apparmor: Option<OwnedFd>,
     set_limits: bool,
     channel: &Channel,
@@ -276,7 +276,7 @@ pub(crate) fn finish(
 
 fn try_finish(
     plan: &ProcessPlan<'_>,
-    streams: Streams<'_>,
+    streams: &Streams<'_>,
     apparmor: Option<OwnedFd>,
     set_limits: bool,
     channel: &Channel,
@@ -300,7 +300,7 @@ fn try_finish(
     }
     umask(Mode::from_raw_mode(plan.umask));
     enter(&root, &plan.cwd)?;
-    attach_streams(&streams, who.uid)?;
+    attach_streams(streams, who.uid)?;
     if set_limits {
         for warning in set_rlimits(None, &plan.rlimits)? {
             channel.send(&Message::Warning(warning))?;

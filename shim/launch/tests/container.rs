@@ -59,7 +59,7 @@ fn joins_another_containers_namespaces() {
         .with("/linux/namespaces/3", json!({"type": "pid", "path": path("pid")}))
         .with("/linux/namespaces/4", json!({"type": "ipc", "path": path("ipc")}));
     let ipc = fs::read_link(path("ipc")).unwrap().display().to_string();
-    check(&two, &format!("1\n{ipc}\nsleep\01000\0"));
+    check(&two, &format!("1\n{ipc}\nsleep\x001000\x00"));
     // The launcher itself is back where it was.
     assert_eq!(
         fs::read_link("/proc/self/ns/pid_for_children").unwrap(),
@@ -405,7 +405,7 @@ fn exec_in_a_container() {
     assert!(
         output.out.starts_with(
             "box\nCapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\nCapEff:\t00000000a80425fb\n\
-         CapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nsleep\01000\0"
+         CapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nsleep\x001000\x00"
         ),
         "{output:?}"
     );

@@ -96,7 +96,7 @@ fn directory_name(controllers: &str) -> &str {
 
 /// Controller lists of /proc/PID/cgroup lines; the unified hierarchy's is empty.
 fn hierarchies(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter_map(|line| line.splitn(3, ':').nth(1))
+    text.lines().filter_map(|line| line.split(':').nth(1))
 }
 
 /// Looks a hierarchy's mount point up in /proc/PID/mountinfo.

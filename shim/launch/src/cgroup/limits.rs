@@ -24,7 +24,7 @@ impl Writes {
         &mut self,
         controller: &'static str,
         file: impl Into<String>,
-        value: impl ToString,
+        value: impl std::fmt::Display,
         asked: &'static str,
     ) {
         self.0.push(Write { controller, file: file.into(), value: value.to_string(), asked });
@@ -34,7 +34,7 @@ impl Writes {
         &mut self,
         controller: &'static str,
         file: &str,
-        value: Option<impl ToString>,
+        value: Option<impl std::fmt::Display>,
         asked: &'static str,
     ) {
         if let Some(value) = value {
