@@ -209,7 +209,7 @@ fn a_restarted_daemon_finds_its_container() {
         };
         assert!(shim.exec(exec, Some(theirs.as_fd())).await.unwrap() > 0);
         drop(theirs);
-        assert_eq!(read_all(ours).await, "sleep\01000\0");
+        assert_eq!(read_all(ours).await, "sleep\x001000\x00");
         shim.signal(Target::Init, 9, false).await.unwrap();
         check_exit(&shim, 137).await;
         let Adoption::Ended(record) = bed.shims.connect(&bed.id, &run).await.unwrap() else { panic!("not ended") };
