@@ -47,7 +47,6 @@ pub(crate) struct Container {
     /// Processes that were reaped before a job could say that they are an exec of ours.
     pub(crate) strays: VecDeque<(i32, i32)>,
     ended: VecDeque<(String, i32)>,
-    unheard: VecDeque<(String, i32)>,
     pub(crate) frozen: bool,
     oom: Option<OomWatch>,
     oom_again: Option<Instant>,
@@ -157,7 +156,6 @@ impl Container {
             jobs: Vec::new(),
             strays: VecDeque::new(),
             ended: VecDeque::new(),
-            unheard: VecDeque::new(),
             frozen: false,
             oom: None,
             oom_again: None,
@@ -252,13 +250,12 @@ impl Container {
             let Target::Exec(id) = process.target.clone() else { continue };
             if drained && !process.told && (dying || process.flushed()) {
                 process.told = true;
-                let end = (id, process.code.unwrap_or_default());
-                if link.connected() {
-                    link.event(Event::ExecExited { exec_id: end.0.clone(), code: end.1 });
-                } else {
-                    remember(&mut self.unheard, end.clone());
+                let code = process.code.unwrap_or_default();
+                if self.ended.len() == REMEMBERED {
+                    self.ended.pop_front();
                 }
-                remember(&mut self.ended, end);
+                self.ended.push_back((id.clone(), code));
+                link.event(Event::ExecExited { exec_id: id, code });
             }
             // Its clients are let go of only now: whoever sees the stream end may ask for the exit code.
             if process.told && process.gone() && !dying {
@@ -295,7 +292,7 @@ impl Container {
             code,
             oom_killed,
             exited_at: i64::try_from(at.unwrap_or_default().as_nanos()).unwrap_or(i64::MAX),
-            execs: self.unheard.iter().cloned().collect(),
+            execs: self.ended.iter().cloned().collect(),
         };
         if let Some(init) = self.processes.get_mut(&INIT) {
             init.told = true;
@@ -394,11 +391,4 @@ fn build(
             Ok((Runtime::Oci(oci), started, Vec::new()))
         }
     }
-}
-
-fn remember(list: &mut VecDeque<(String, i32)>, end: (String, i32)) {
-    if list.len() == REMEMBERED {
-        list.pop_front();
-    }
-    list.push_back(end);
 }

@@ -345,7 +345,8 @@ pub struct ExitRecord {
     pub oom_killed: bool,
     /// Unix time in nanoseconds.
     pub exited_at: i64,
-    /// Codes of execs that ended while no daemon was connected.
+    /// Codes of the execs that ended last (256 at most): a daemon that was away, or died with the news in its
+    /// socket, has not heard of them.
     #[serde(default)]
     pub execs: Vec<(String, i32)>,
 }
@@ -370,7 +371,7 @@ pub struct State {
     pub init: Option<i32>,
     /// Set once init has ended.
     pub exited: Option<ExitRecord>,
-    /// Execs that run (`None`) or ended (their code) since the shim was born.
+    /// Execs that run (`None`), and those that ended last (their code; 256 at most).
     pub execs: Vec<(String, Option<i32>)>,
     /// Frozen by [`Request::Freeze`].
     pub frozen: bool,

@@ -66,6 +66,7 @@ pub(crate) fn launch_failure(error: berth_launch::Error) -> Failure {
         berth_launch::Kind::CommandNotFound => FailureKind::CommandNotFound,
         berth_launch::Kind::CommandNotExecutable => FailureKind::CommandNotExecutable,
         berth_launch::Kind::InvalidInput => FailureKind::InvalidInput,
+        berth_launch::Kind::NotRunning => FailureKind::NotRunning,
         berth_launch::Kind::Internal => FailureKind::Internal,
     };
     Failure { kind, message: error.message }

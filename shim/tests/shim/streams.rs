@@ -210,7 +210,7 @@ fn a_slow_client_holds_the_process_back_and_gets_everything() {
     for _ in 0..100 {
         assert!(matches!(rig.ask(Request::State), Reply::State(_)));
     }
-    assert!(resident(rig.shim_pid()) < 8 * MEGABYTE, "{}", resident(rig.shim_pid()));
+    assert!(rig.shim_memory() < 4 * MEGABYTE, "{}", rig.shim_memory());
     let output = client.output();
     assert_eq!((output.stdout.len(), output.stderr.as_slice()), (20_000_000, b"end\n".as_slice()));
     assert_eq!(rig.exited().code, 0);
@@ -254,16 +254,8 @@ fn input_that_nobody_takes_is_bounded() {
         assert!(matches!(rig.ask(Request::State), Reply::State(_)));
     }
     assert!(sent < 2 * MEGABYTE, "{sent}");
-    assert!(resident(rig.shim_pid()) < 8 * MEGABYTE);
+    assert!(rig.shim_memory() < 4 * MEGABYTE, "{}", rig.shim_memory());
     rig.kill();
-}
-
-fn resident(pid: i32) -> usize {
-    let mut text = String::new();
-    let mut file = std::fs::File::open(format!("/proc/{pid}/statm")).unwrap();
-    file.read_to_string(&mut text).unwrap();
-    let pages: usize = text.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * 4096
 }
 
 /// A client of a daemon that listens on TCP.

@@ -326,11 +326,20 @@ impl Rig {
         records(&self.log_path())
     }
 
+    /// Bytes of memory that are the shim's own.
+    pub fn shim_memory(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.shim_pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
     pub fn shim_log(&self) -> String {
         fs::read_to_string(self.dir.path().join("shim.log")).unwrap()
     }
 
-    pub fn shim_fds(&self) -> usize {
+    /// Descriptors of the shim, once it has done all it was asked.
+    pub fn shim_fds(&mut self) -> usize {
+        assert!(matches!(self.ask(Request::State), Reply::State(_)));
         fs::read_dir(format!("/proc/{}/fd", self.shim_pid())).unwrap().count()
     }
 }
@@ -345,6 +354,8 @@ impl Drop for Rig {
             }
             self.child.kill().unwrap();
             self.child.wait().unwrap();
+            // Of a test that failed; what still dies in there keeps its group.
+            cgroups(&self.id).iter().for_each(|path| drop(fs::remove_dir(path)));
         }
         if std::thread::panicking() {
             eprintln!("shim.log: {}", self.shim_log());
