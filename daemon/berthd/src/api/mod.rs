@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Handlers, one file a noun. Each reads its parameters, calls one use case and gives the answer its wire shape.
+
+pub(crate) mod containers;
+pub(crate) mod distribution;
+pub(crate) mod exec;
+pub(crate) mod images;
+pub(crate) mod networks;
+pub(crate) mod plugins;
+pub(crate) mod swarm;
+pub(crate) mod system;
+pub(crate) mod volumes;

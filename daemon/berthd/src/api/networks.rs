@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Networks.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use berth_api::Filters;
+use berth_api::types::network::{Ipam, NetworkCreateBody, NetworkCreated, NetworksPruned};
+use berth_domain::{Error, EventKind, Meaning, Result};
+use berth_network::{AddressRange, Driver, NetworkRecord, NetworkRequest, NetworkView};
+use http::StatusCode;
+
+use crate::app::App;
+use crate::http::call::invalid;
+use crate::http::{Answer, Call, json, no_content, ok};
+use crate::wire::{self, labels_pass};
+
+const PREDEFINED: [&str; 3] = ["bridge", "host", "none"];
+
+fn passes(filters: &Filters, view: &NetworkView) -> Result<bool> {
+    let record = &view.record;
+    let predefined = PREDEFINED.contains(&record.name.as_str());
+    let kind = filters.any("type", |t| if predefined { t == "builtin" } else { t == "custom" });
+    let dangling = filters
+        .bool("dangling")
+        .map_err(invalid)?
+        .is_none_or(|d| d == (!predefined && view.endpoints.is_empty()));
+    Ok(kind
+        && dangling
+        && filters.any("name", |part| record.name.contains(part))
+        && filters.any("id", |start| record.id.starts_with(start))
+        && filters.is("driver", wire::network::driver(record.driver))
+        && filters.is("scope", "local")
+        && labels_pass(filters, &record.labels))
+}
+
+/// `GET /networks`
+pub(crate) async fn network_list(app: Arc<App>, call: Call) -> Answer {
+    let filters = call.known_filters(&["dangling", "driver", "id", "label", "name", "scope", "type"])?;
+    for kind in filters.values("type") {
+        if kind != "builtin" && kind != "custom" {
+            return Err(Error::invalid(format!("invalid filter: 'type'='{kind}'")));
+        }
+    }
+    let mut networks = Vec::new();
+    for view in app.networks.list() {
+        if passes(&filters, &view)? {
+            // Lists do not show who is on a network.
+            networks.push(wire::network::network(&view, false));
+        }
+    }
+    call.ok(&networks)
+}
+
+/// `GET /networks/{id}`
+pub(crate) async fn network_inspect(app: Arc<App>, call: Call) -> Answer {
+    match call.query.get("scope") {
+        "" | "local" => {}
+        _ => return Err(Error::not_found(format!("network {} not found", call.name()))),
+    }
+    call.ok(&wire::network::network(&app.networks.inspect(call.name())?, true))
+}
+
+fn range(ipam: &Ipam) -> Result<Vec<AddressRange>> {
+    let mut ranges = Vec::new();
+    for config in ipam.config.iter().flatten() {
+        let bad = |what: &str, value: &str| Error::invalid(format!("invalid {what} {value:?}"));
+        let address = |what: &str, text: &str| text.parse::<IpAddr>().map_err(|_| bad(what, text));
+        if config.subnet.is_empty() {
+            return Err(Error::invalid("invalid network config: an IPAM config needs a subnet"));
+        }
+        ranges.push(AddressRange {
+            subnet: config.subnet.parse().map_err(|_| bad("subnet", &config.subnet))?,
+            range: match config.ip_range.as_str() {
+                "" => None,
+                text => Some(text.parse().map_err(|_| bad("ip-range", text))?),
+            },
+            gateway: match config.gateway.as_str() {
+                "" => None,
+                text => Some(address("gateway", text)?),
+            },
+            reserved: config
+                .auxiliary_addresses
+                .iter()
+                .map(|(name, text)| Ok((name.clone(), address("auxiliary address", text)?)))
+                .collect::<Result<_>>()?,
+            chosen_by_user: true,
+            gateway_chosen_by_user: !config.gateway.is_empty(),
+        });
+    }
+    Ok(ranges)
+}
+
+/// `POST /networks/create`
+pub(crate) async fn network_create(app: Arc<App>, mut call: Call) -> Answer {
+    let body: NetworkCreateBody = call.json().await?.unwrap_or_default();
+    if body.config_only || body.config_from.as_ref().is_some_and(|c| !c.network.is_empty()) {
+        return Err(Error::not_implemented("config-only networks are not implemented"));
+    }
+    if body.ingress || body.scope == "swarm" {
+        return super::swarm::not_a_manager(app, call).await;
+    }
+    let ipam = body.ipam.unwrap_or_default();
+    if !matches!(ipam.driver.as_str(), "" | "default") {
+        return Err(Error::not_implemented(format!("IPAM driver {:?} is not implemented", ipam.driver)));
+    }
+    let driver = match body.driver.as_str() {
+        "" | "bridge" | "default" => Driver::Bridge,
+        "host" => return Err(Error::forbidden("only one instance of \"host\" network is allowed")),
+        "null" | "none" => return Err(Error::forbidden("only one instance of \"null\" network is allowed")),
+        other => {
+            return Err(Error::not_found(format!(
+                "could not find plugin {other} in v1 plugin registry: plugin not found"
+            )));
+        }
+    };
+    let request = NetworkRequest {
+        name: body.name,
+        driver,
+        ipv4: body.enable_ipv4.unwrap_or(true),
+        ipv6: body.enable_ipv6.unwrap_or(false),
+        internal: body.internal,
+        attachable: body.attachable,
+        ranges: range(&ipam)?,
+        options: body.options,
+        ipam_options: ipam.options.unwrap_or_default(),
+        labels: body.labels,
+    };
+    let record = app.networks.network_create(request).await?;
+    publish(&app, "create", &record);
+    json(StatusCode::CREATED, &NetworkCreated { id: record.id.clone(), warning: String::new() })
+}
+
+fn publish(app: &App, action: &str, record: &NetworkRecord) {
+    let attributes = [
+        ("name".to_owned(), record.name.clone()),
+        ("type".to_owned(), wire::network::driver(record.driver).to_owned()),
+    ];
+    app.engine.publish(EventKind::Network, action, &record.id, attributes.into());
+}
+
+/// `DELETE /networks/{id}`
+pub(crate) async fn network_delete(app: Arc<App>, call: Call) -> Answer {
+    let record = app.networks.network_remove(call.name()).await?;
+    publish(&app, "destroy", &record);
+    no_content()
+}
+
+/// `POST /networks/prune`
+pub(crate) async fn network_prune(app: Arc<App>, call: Call) -> Answer {
+    let filters = call.known_filters(&["label", "label!", "until"])?;
+    let until = match filters.values("until").next() {
+        Some(text) => Some(wire::moment(text)?),
+        None => None,
+    };
+    let mut deleted = Vec::new();
+    for view in app.networks.list() {
+        let record = &view.record;
+        let keep = PREDEFINED.contains(&record.name.as_str())
+            || !view.endpoints.is_empty()
+            || !labels_pass(&filters, &record.labels)
+            || until.is_some_and(|t| record.created_at > t);
+        if keep {
+            continue;
+        }
+        match app.networks.network_remove(&record.id).await {
+            Ok(record) => {
+                publish(&app, "destroy", &record);
+                deleted.push(record.name.clone());
+            }
+            // Somebody joined it, or was faster.
+            Err(e) if matches!(e.meaning(), Meaning::Forbidden | Meaning::NotFound | Meaning::Conflict) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    app.engine.publish(EventKind::Network, "prune", "", [("reclaimed".to_owned(), "0".to_owned())].into());
+    ok(&NetworksPruned { networks_deleted: (!deleted.is_empty()).then_some(deleted) })
+}

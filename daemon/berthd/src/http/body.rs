@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Response bodies (nothing, bytes, or what a task sends), and request bodies as something to read from.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::mpsc;
+
+/// A response's body.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// Nothing.
+    Empty,
+    /// All of it.
+    Full(Bytes),
+    /// What comes through the channel until its senders are gone. The head goes out at once.
+    Channel(mpsc::Receiver<Bytes>),
+}
+
+/// How many pieces wait for a slow client before its producer has to.
+const DEPTH: usize = 16;
+
+impl Body {
+    /// A body that a task fills. Sending fails once the client has gone.
+    pub(crate) fn channel() -> (mpsc::Sender<Bytes>, Self) {
+        let (sender, receiver) = mpsc::channel(DEPTH);
+        (sender, Self::Channel(receiver))
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *self = Self::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Self::Channel(receiver) => receiver.poll_recv(cx).map(|next| next.map(|b| Ok(Frame::data(b)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Channel(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Channel(_) => SizeHint::default(),
+        }
+    }
+}
+
+/// A request's body to read from.
+#[derive(Debug)]
+pub(crate) struct BodyReader {
+    body: Incoming,
+    rest: Bytes,
+}
+
+impl BodyReader {
+    /// From the start.
+    pub(crate) fn new(body: Incoming) -> Self {
+        Self { body, rest: Bytes::new() }
+    }
+}
+
+impl AsyncRead for BodyReader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.rest.is_empty() {
+            match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                None => return Poll::Ready(Ok(())),
+                Some(Err(e)) => return Poll::Ready(Err(io::Error::other(e))),
+                // Trailers are nobody's.
+                Some(Ok(frame)) => self.rest = frame.into_data().unwrap_or_default(),
+            }
+        }
+        let n = self.rest.len().min(out.remaining());
+        out.put_slice(&self.rest.split_to(n));
+        Poll::Ready(Ok(()))
+    }
+}
