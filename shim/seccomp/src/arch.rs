@@ -72,6 +72,19 @@ impl Abi {
         Some(if self == Self::X32 { number | X32_BIT } else { number })
     }
 
+    /// Whether the kernel looks at no more than the low 32 bits of an argument: all of a 32-bit
+    /// architecture's, and those that it declares `int`. Comparing more would let a caller pass a value
+    /// in the upper half that the filter sees and the kernel does not: `socket(0x1_0000_0026, ...)` is
+    /// AF_ALG to the kernel and more than 40 to a profile that allows families over 40.
+    pub(crate) fn is_narrow(self, name: &str, index: u32) -> bool {
+        match self {
+            Self::X86_64 | Self::Aarch64 => {
+                index < 3 && matches!(name, "socket" | "socketpair") || index == 0 && name == "personality"
+            }
+            Self::X32 | Self::I386 | Self::Arm => true,
+        }
+    }
+
     /// Numbers from here on are private to the architecture and say nothing about a kernel's age.
     pub(crate) fn private_from(self) -> u32 {
         if self == Self::Arm { 0x000F_0000 } else { u32::MAX }

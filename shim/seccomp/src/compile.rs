@@ -128,13 +128,19 @@ fn segments_of(
                 continue;
             }
             if let Some(number) = number {
-                add(calls.entry(number).or_default(), &alternatives, verdict);
+                let narrow = |condition: &Condition| Condition {
+                    narrow: abi.is_narrow(name, condition.index),
+                    ..*condition
+                };
+                let own: Vec<Vec<Condition>> =
+                    alternatives.iter().map(|all| all.iter().map(narrow).collect()).collect();
+                add(calls.entry(number).or_default(), &own, verdict);
             }
             let Some((multiplexer, value)) = abi.multiplexed(name) else { continue };
             if let (Some(number), true) =
                 (abi.number(multiplexer), alternatives.is_empty() || verdict != RET_ALLOW)
             {
-                let call = Condition { index: 0, op: Op::ScmpCmpEq, value, masked: 0 };
+                let call = Condition { index: 0, narrow: true, op: Op::ScmpCmpEq, value, masked: 0 };
                 add(calls.entry(number).or_default(), &[vec![call]], verdict);
             }
         }
@@ -178,7 +184,7 @@ fn alternatives(args: &[LinuxSeccompArg]) -> Result<Vec<Vec<Condition>>, Error> 
             .filter(|index| *index < 6)
             .ok_or_else(|| Error(format!("seccomp argument index {} is not between 0 and 5", arg.index())))?;
         let masked = arg.value_two().unwrap_or(0);
-        conditions.push(Condition { index, op: arg.op(), value: arg.value(), masked });
+        conditions.push(Condition { index, narrow: false, op: arg.op(), value: arg.value(), masked });
     }
     let repeated = conditions
         .iter()

@@ -18,6 +18,9 @@
 //! - On i386, rules for socket and System V IPC calls also cover their `socketcall` and `ipc` forms. One
 //!   departure: a rule that *allows* by argument does not, since the multiplexed form hides the argument
 //!   behind a pointer and the condition could not be held.
+//! - Arguments are compared as 64 bits, on 32-bit architectures as 32. The other departure: `int`
+//!   arguments of `socket`, `socketpair` and `personality` are always compared as 32, since the kernel
+//!   ignores the upper half and a profile that allows "families over 40" must not be fooled by it.
 //!
 //! As runc does, a syscall newer than every one that the profile names fails with `ENOSYS` rather than
 //! with the default verdict, so that a C library probing for it falls back.

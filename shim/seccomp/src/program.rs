@@ -25,6 +25,8 @@ pub(crate) const RET: u16 = 0x06;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Condition {
     pub(crate) index: u32,
+    /// Compare the low 32 bits alone.
+    pub(crate) narrow: bool,
     pub(crate) op: Op,
     /// The operand; the mask for [`Op::ScmpCmpMaskedEq`].
     pub(crate) value: u64,
@@ -133,6 +135,20 @@ fn condition_code(condition: &Condition, fail: u8) -> Vec<SockFilter> {
     let low_offset = ARGS + 8 * condition.index;
     let (load_high, load_low) = (statement(LD, low_offset + 4), statement(LD, low_offset));
     let (high, low) = halves(condition.value);
+    if condition.narrow {
+        let (jt, jf) = match condition.op {
+            Op::ScmpCmpNe | Op::ScmpCmpLe | Op::ScmpCmpLt => (fail, 0),
+            _ => (0, fail),
+        };
+        return match condition.op {
+            Op::ScmpCmpEq | Op::ScmpCmpNe => vec![load_low, jump(JEQ, low, jt, jf)],
+            Op::ScmpCmpGt | Op::ScmpCmpLe => vec![load_low, jump(JGT, low, jt, jf)],
+            Op::ScmpCmpGe | Op::ScmpCmpLt => vec![load_low, jump(JGE, low, jt, jf)],
+            Op::ScmpCmpMaskedEq => {
+                vec![load_low, statement(AND, low), jump(JEQ, halves(condition.masked).1, jt, jf)]
+            }
+        };
+    }
     // In the six-instruction forms below: [ld high] [test] [test] [ld low] [test], the skip from the
     // first tests is over the two (or one) instructions after them.
     match condition.op {

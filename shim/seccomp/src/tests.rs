@@ -60,7 +60,7 @@ fn plain_rules_and_errnos() {
 fn arguments_compare_all_64_bits() {
     let rule = |op: &str| {
         format!(
-            r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{{"names":["socket"],"action":"SCMP_ACT_ALLOW",
+            r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{{"names":["mmap"],"action":"SCMP_ACT_ALLOW",
                 "args":[{{"index":1,"value":4294967301,"valueTwo":0,"op":"SCMP_CMP_{op}"}}]}}]}}"#
         )
     };
@@ -77,7 +77,7 @@ fn arguments_compare_all_64_bits() {
     ] {
         for sample in samples {
             let want = if holds(sample, value) { ALLOW } else { ERRNO | 1 };
-            check(&rule(op), &[(X86_64, 41, args(0, sample), want)]);
+            check(&rule(op), &[(X86_64, 9, args(0, sample), want)]);
         }
     }
 }
@@ -95,6 +95,8 @@ fn several_rules_are_alternatives() {
             (X86_64, 41, args(38, 0), ERRNO | 1),
             (X86_64, 41, args(39, 0), ALLOW),
             (X86_64, 41, args(40, 0), ERRNO | 1),
+            (X86_64, 41, args(0x1_0000_0026, 0), ERRNO | 1),
+            (X86_64, 41, args(0xffff_ffff_0000_0028, 0), ERRNO | 1),
             (X86_64, 41, args(41, 0), ALLOW),
             (X86_64, 0x4000_0000 | 41, args(40, 0), ERRNO | 1),
             (X86_64, 0x4000_0000 | 41, args(41, 0), ALLOW),
