@@ -27,14 +27,20 @@ const CHUNK: usize = 128 * 1024;
 
 /// Copies the content and the attributes of a directory into another, which must be empty.
 pub(crate) fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
-    let mut copy = Copy { target, linked: HashMap::new() };
-    copy.directory(source, target, Path::new(""), 0)
+    let mut copy = Copy { target, linked: HashMap::new(), failed_at: None };
+    let done = copy.directory(source, target, Path::new(""), 0);
+    done.map_err(|error| match copy.failed_at {
+        Some(path) => io::Error::new(error.kind(), format!("{}: {error}", path.display())),
+        None => error,
+    })
 }
 
 struct Copy<'a> {
     target: BorrowedFd<'a>,
     /// Files with several names that were copied, by device and inode: where beneath the target.
     linked: HashMap<(u64, u64), PathBuf>,
+    /// Where the first thing went wrong.
+    failed_at: Option<PathBuf>,
 }
 
 impl Copy<'_> {
@@ -50,8 +56,11 @@ impl Copy<'_> {
         }
         for (name, _) in in_root::entries(source)? {
             let path = path.join(OsStr::from_bytes(name.as_bytes()));
-            self.entry(source, target, &name, &path, depth)
-                .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+            let done = self.entry(source, target, &name, &path, depth);
+            if done.is_err() && self.failed_at.is_none() {
+                self.failed_at = Some(path);
+            }
+            done?;
         }
         let stat = rustix::fs::fstat(source)?;
         attributes(&stat, source, target)
@@ -303,5 +312,83 @@ fn tolerate(result: rustix::io::Result<()>) -> io::Result<()> {
     match result {
         Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
         Err(e) => Err(e.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    fn open(path: &Path) -> OwnedFd {
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+    }
+
+    /// A container that has the volume mounted exchanges what is copied for links to the host's directory, all the time.
+    #[test]
+    fn a_container_that_swaps_directories_for_links_gets_nothing_of_the_host() {
+        const ROUNDS: usize = 100;
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name);
+        for name in ["image/sub/deep", "host/deep", "volume"] {
+            std::fs::create_dir_all(place(name)).unwrap();
+        }
+        for n in 0..20 {
+            std::fs::write(place("image/sub/deep").join(format!("f{n}")), "image").unwrap();
+            std::fs::hard_link(
+                place("image/sub/deep").join(format!("f{n}")),
+                place("image").join(format!("z{n}")),
+            )
+            .unwrap();
+        }
+        std::fs::write(place("host/deep/f0"), "host").unwrap();
+        std::os::unix::fs::symlink(place("host"), place("link")).unwrap();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (link, sub) = (place("link"), place("volume/sub"));
+                while !stop.load(Ordering::Relaxed) {
+                    // Fails while there is no such directory, which is part of the race.
+                    let flags = rustix::fs::RenameFlags::EXCHANGE;
+                    rustix::fs::renameat_with(rustix::fs::CWD, &link, rustix::fs::CWD, &sub, flags).ok();
+                }
+            });
+            let image = open(&place("image"));
+            for _ in 0..ROUNDS {
+                let volume = open(&place("volume"));
+                // An error is a fair outcome.
+                drop(copy(image.as_fd(), volume.as_fd()));
+                for entry in std::fs::read_dir(place("volume")).unwrap() {
+                    let path = entry.unwrap().path();
+                    if path.is_file() && !path.is_symlink() {
+                        assert_ne!(std::fs::read_to_string(&path).unwrap(), "host", "{}", path.display());
+                    }
+                }
+                in_root::remove_contents(&volume).ok();
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        let names: Vec<_> =
+            std::fs::read_dir(place("host/deep")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["f0"]);
+        assert_eq!(std::fs::read_to_string(place("host/deep/f0")).unwrap(), "host");
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!(std::fs::metadata(place("host/deep/f0")).unwrap().nlink(), 1);
+    }
+
+    #[test]
+    fn a_tree_that_is_too_deep_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, volume) = (dir.path().join("image"), dir.path().join("volume"));
+        std::fs::create_dir(&image).unwrap();
+        std::fs::create_dir(&volume).unwrap();
+        let mut here = in_root::InRoot::open_root(&image).unwrap();
+        for _ in 0..MAX_DEPTH + 2 {
+            here = in_root::InRoot::from_fd(here.create_dir_all(Path::new("d"), Mode::RWXU).unwrap());
+        }
+        let error = copy(open(&image).as_fd(), open(&volume).as_fd()).unwrap_err();
+        assert!(error.to_string().ends_with("the tree is too deep"));
+        assert!(error.to_string().len() < 4 * MAX_DEPTH, "each level is named once");
     }
 }

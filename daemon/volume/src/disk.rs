@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use berth_domain::{Error, Result};
 use berth_sys::atomic::{self, Durability};
@@ -64,7 +63,13 @@ pub(crate) fn read_all(root: &Path) -> Result<Vec<Volume>> {
         }
         match read(&path, &name) {
             Ok(volume) => {
-                leftovers.push(path.join(FILLING));
+                // Moved now and removed later: the next one to fill the volume may come before that.
+                let filling = path.join(FILLING);
+                if filling.exists() {
+                    let away = unique(root, REMOVING)?;
+                    std::fs::rename(&filling, &away).map_err(|e| Error::io("renaming", &filling, e))?;
+                    leftovers.push(away);
+                }
                 volumes.push(volume);
             }
             Err(error) => tracing::error!(volume = name, error = error.chain(), "skipping a damaged volume"),
@@ -98,11 +103,11 @@ fn read(directory: &Path, name: &str) -> Result<Volume> {
     })
 }
 
-static SERIAL: AtomicU64 = AtomicU64::new(0);
-
-fn unique(root: &Path, prefix: &str) -> PathBuf {
-    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-    root.join(format!("{prefix}{}-{serial}", std::process::id()))
+/// A name that no earlier daemon used either: what it left may be on its way out still.
+fn unique(root: &Path, prefix: &str) -> Result<PathBuf> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(|e| Error::internal(format!("no random bytes: {e}")))?;
+    Ok(root.join(format!("{prefix}{:016x}", u64::from_ne_bytes(bytes))))
 }
 
 /// Makes a volume; durable when it returns.
@@ -113,7 +118,7 @@ pub(crate) fn make(
     labels: Option<BTreeMap<String, String>>,
 ) -> Result<Volume> {
     let place = root.join(name);
-    let making = unique(root, MAKING);
+    let making = unique(root, MAKING)?;
     let created_at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let record = Record { schema: SCHEMA, created_at, labels, options };
     let attempt = || {
@@ -152,7 +157,7 @@ fn rename_new(from: &Path, to: &Path) -> Result<()> {
 
 /// Takes a volume out of the way, durably; answers where its content is, for [`discard`].
 pub(crate) fn take_away(root: &Path, name: &str) -> Result<PathBuf> {
-    let (place, away) = (root.join(name), unique(root, REMOVING));
+    let (place, away) = (root.join(name), unique(root, REMOVING)?);
     match std::fs::rename(&place, &away) {
         Ok(()) => {}
         // Somebody removed it by hand; so it is gone.

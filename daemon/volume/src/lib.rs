@@ -6,8 +6,8 @@
 //! <data-root>/volumes/<name>/_data/      what containers see
 //!                            meta.json   labels, options, time of creation
 //!                            .filling/   a copy of the image's content on its way to become _data
-//!                    .making-<name>/     on its way to become <name>
-//!                    .removing-<n>/      on its way out; nothing with a leading dot survives the next start
+//!                    .making-<random>/   on its way to become <name>
+//!                    .removing-<random>/ on its way out; nothing with a leading dot survives the next start
 //! ```
 //!
 //! # Order

@@ -216,7 +216,10 @@ pub fn normalise(host: &mut HostConfig, defaults: &Defaults, facts: &HostFacts) 
     process::rlimits(&host.resources.ulimits, &[])?;
     cgroups_path(host, defaults, "x")?;
     let options = SecurityOptions::parse(host.security_opt.as_ref(), defaults)?;
-    security::seccomp_profile(&options, host, defaults, facts, &[])?;
+    if options.seccomp.is_some() {
+        // Whether there is such a profile; what it comes to is seen at start.
+        security::seccomp_profile(&options, host, defaults, facts, &[])?;
+    }
     if !host.privileged {
         let paths = |unless: Vec<String>| if options.system_paths_unconfined { Vec::new() } else { unless };
         host.masked_paths.get_or_insert_with(|| paths(security::default_masked(facts)));

@@ -108,9 +108,11 @@ fn leftovers_and_damage_do_not_stop_the_daemon() {
     volumes.create(Some("good"), "", None, None).unwrap();
     std::fs::create_dir_all(root.join("damaged/_data")).unwrap();
     std::fs::write(root.join("damaged/meta.json"), "{").unwrap();
-    std::fs::create_dir_all(root.join(".making-1-1/_data")).unwrap();
+    std::fs::create_dir_all(root.join(".making-1/_data")).unwrap();
+    std::fs::create_dir_all(root.join("good/.filling/half")).unwrap();
     let again = Volumes::open(&root).unwrap();
     assert_eq!(again.list().len(), 1);
+    assert!(!root.join("good/.filling").exists());
     // A damaged volume's content is not given to somebody else under its name.
     assert!(again.create(Some("damaged"), "", None, None).is_err());
     assert!(root.join("damaged/_data").exists());
