@@ -28,7 +28,7 @@ use crate::document::LayerDescriptor;
 use crate::layer::{self, Extraction, Staged};
 use crate::layout::{Layout, io_error};
 use crate::source::Source;
-use crate::unpack::Limits;
+use crate::unpack::{Limits, check_room, check_space};
 
 /// Chunks between the socket and the disk.
 const CHUNKS_AHEAD: usize = 32;
@@ -302,17 +302,13 @@ impl Disk<'_> {
                 (file, path, known)
             }
         };
+        let missing = size - known;
+        let room = check_room(&file, self.limits, missing);
+        room.map_err(|e| layer::to_error("downloading the layer", e))?;
         if tell_offset.send(known).is_err() {
             return Err(Failure::Final(given_up()));
         }
-        let input = Arriving {
-            file: &file,
-            known,
-            missing: size - known,
-            arriving,
-            chunk: Bytes::new(),
-            path: &path,
-        };
+        let input = Arriving { file: &file, known, missing, arriving, chunk: Bytes::new(), path: &path };
         let extraction = Extraction {
             layout: self.layout,
             limits: self.limits,
@@ -335,7 +331,14 @@ impl Disk<'_> {
             Err(error) if known > 0 && error.meaning() == Meaning::InvalidInput => {
                 return Err(stale("damaged"));
             }
-            Err(error) => return Err(Failure::Final(error)),
+            Err(error) => {
+                if check_space(&file, self.limits).is_err() {
+                    // A download to be resumed some day must not keep a full disk full.
+                    drop(file);
+                    self.layout.drop_partials()?;
+                }
+                return Err(Failure::Final(error));
+            }
         };
         if staged.blob != descriptor.digest || staged.blob_size != size {
             if known > 0 {

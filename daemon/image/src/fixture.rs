@@ -154,6 +154,7 @@ impl TestImage {
     }
 
     /// `extra` fields override those of the config.
+    #[allow(clippy::needless_pass_by_value)] // Callers write literals.
     pub(crate) fn with(layers: &[TestLayer], extra: Value) -> Self {
         let diff_ids: Vec<_> = layers.iter().map(|l| sha256(&l.tar).to_string()).collect();
         let mut config = json!({

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use berth_domain::{Digest, Error, Result};
+use rustix::fs::{FlockOperation, flock};
 
 /// The paths of one data root.
 #[derive(Debug)]
@@ -100,6 +101,22 @@ impl Layout {
         rustix::fs::syncfs(&dir).map_err(|e| io_error("syncing", &self.root, e.into()))
     }
 
+    /// Removes interrupted downloads that nobody is at, when the disk is needed for something else.
+    pub(crate) fn drop_partials(&self) -> Result<()> {
+        let staging = self.staging();
+        for entry in fs::read_dir(&staging).map_err(|e| Error::io("listing", &staging, e))? {
+            let path = entry.map_err(|e| Error::io("listing", &staging, e))?.path();
+            if path.extension().is_none_or(|ext| ext != "partial") {
+                continue;
+            }
+            let Ok(file) = File::open(&path) else { continue };
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                fs::remove_file(&path).map_err(|e| Error::io("removing", &path, e))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a tree that may be in use by nobody: moved to staging first, so that a crash leaves no half of it.
     pub(crate) fn discard(&self, path: &Path) -> Result<()> {
         let trash = self.fresh("trash");
@@ -113,15 +130,19 @@ impl Layout {
 
 /// An error with path and operation, a full disk in the words that everyone greps for.
 pub(crate) fn io_error(doing: &str, path: impl AsRef<Path>, error: io::Error) -> Error {
-    if error.kind() == io::ErrorKind::StorageFull || error.kind() == io::ErrorKind::QuotaExceeded {
-        let words = if error.kind() == io::ErrorKind::StorageFull {
-            "no space left on device"
-        } else {
-            "disk quota exceeded"
-        };
-        return Error::internal(format!("{doing} {}: {words}", path.as_ref().display()));
+    match no_room(&error) {
+        Some(words) => Error::internal(format!("{doing} {}: {words}", path.as_ref().display())),
+        None => Error::io(doing, path, error),
     }
-    Error::io(doing, path, error)
+}
+
+/// What to call it when the disk is what is missing.
+pub(crate) fn no_room(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::StorageFull => Some("no space left on device"),
+        io::ErrorKind::QuotaExceeded => Some("disk quota exceeded"),
+        _ => None,
+    }
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<()> {

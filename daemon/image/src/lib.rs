@@ -141,7 +141,7 @@ impl Images {
     pub fn list(&self) -> Vec<Arc<Image>> {
         let state = self.inner.catalog.state();
         let mut images: Vec<_> = state.images.keys().filter_map(|id| state.image(id)).cloned().collect();
-        images.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+        images.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.id.cmp(&b.id)));
         images
     }
 

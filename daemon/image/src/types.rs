@@ -74,6 +74,8 @@ pub struct Image {
     pub size: u64,
     /// RFC 3339, as the config has it; empty when it has none.
     pub created: String,
+    /// The same in seconds since 1970; 0 when there is none.
+    pub created_at: i64,
     /// Diff ids, bottom first.
     pub layers: Vec<Digest>,
     /// Unpacked size of each layer.

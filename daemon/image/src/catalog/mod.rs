@@ -94,9 +94,10 @@ impl State {
 
     /// Adds an image, or takes it back from retirement.
     pub(crate) fn add(&mut self, image: Image) {
+        let known = self.records.image(&image.id);
         let record = ImageRecord {
             manifest: (&image.manifest).into(),
-            last_tagged_at: image.last_tagged_at.clone(),
+            last_tagged_at: known.map_or_else(String::new, |known| known.last_tagged_at.clone()),
             parent: image.parent.as_ref().map(Digest::to_string),
             retired: false,
         };
@@ -194,6 +195,7 @@ pub(crate) fn assemble(
     let platform = config.platform();
     let Config { id, parsed, raw, diff_ids } = config;
     let text = |key: &str| raw.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+    let created = parsed.created().clone().unwrap_or_default();
     let own_comment = text("comment");
     let history_comment = || {
         let last = parsed.history().as_ref().and_then(|history| history.last());
@@ -206,7 +208,8 @@ pub(crate) fn assemble(
         repo_digests: Vec::new(),
         platform,
         size: layer_sizes.iter().sum(),
-        created: parsed.created().clone().unwrap_or_default(),
+        created_at: created.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_second),
+        created,
         layers: diff_ids,
         layer_sizes,
         layer_blobs: manifest.layers.iter().map(|l| l.descriptor.clone()).collect(),

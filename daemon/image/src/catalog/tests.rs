@@ -42,7 +42,7 @@ async fn survives(spoil: impl FnOnce(&Path)) -> Shop {
 async fn nothing_lives_only_in_the_store() {
     survives(|root| fs::remove_dir_all(root.join("images.sled")).unwrap()).await;
     survives(|root| {
-        fs::write(root.join("images.sled/conf"), "segment_size: broken\nand more\0\0\0\0").unwrap()
+        fs::write(root.join("images.sled/conf"), "segment_size: broken\nand more\0\0\0\0").unwrap();
     })
     .await;
 }

@@ -68,7 +68,7 @@ fn an_index_with_one_line_and_no_platform_is_taken() {
         }
     };
     let host = Platform::host();
-    assert!(choose(&index(&[line.clone()]), &host).is_ok());
+    assert!(choose(&index(std::slice::from_ref(&line)), &host).is_ok());
     assert!(choose(&index(&[line.clone(), line]), &host).is_err());
     assert!(choose(&[], &host).is_err());
 }

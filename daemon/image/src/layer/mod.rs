@@ -26,7 +26,7 @@ use berth_domain::{Digest, Error, Result};
 use sha2::{Digest as _, Sha256};
 
 use crate::document::{Packing, finished};
-use crate::layout::{Layout, io_error, make_new_dir, remove_dir};
+use crate::layout::{Layout, make_new_dir, no_room, remove_dir};
 use crate::tar;
 use crate::unpack::{self, Limits, Unpacked};
 
@@ -265,8 +265,10 @@ fn copy(from: &mut impl Read, sum: &mut Sha256, sink: &mut buffers::Sink) -> io:
 
 /// The error with its meaning: one of ours that passed through a reader, a bad archive, or the host's.
 pub(crate) fn to_error(doing: &str, error: io::Error) -> Error {
+    if let Some(words) = no_room(&error) {
+        return Error::internal(format!("{doing}: {words}"));
+    }
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => io_error(doing, "", error),
         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => Error::invalid(doing).because(error),
         // The texts of Go's and of flate2's for what ends early.
         io::ErrorKind::UnexpectedEof => Error::invalid(doing).because("unexpected EOF"),

@@ -25,6 +25,7 @@ fn text(value: &Value) -> Vec<u8> {
 }
 
 /// As `docker save` before 25: a directory a layer, the second with a symlink to the first's content when they are the same.
+#[allow(clippy::needless_pass_by_value)] // Callers write literals.
 fn docker_archive(image: &TestImage, tags: Value) -> Tar {
     let mut tar = Tar::new();
     let mut names = Vec::new();
@@ -59,6 +60,7 @@ fn oci_archive(images: &[&TestImage], index: &[Value]) -> Tar {
     )
 }
 
+#[allow(clippy::needless_pass_by_value)] // Callers write literals.
 fn line(image: &TestImage, annotations: Value) -> Value {
     json!({ "mediaType": media_type::OCI_MANIFEST, "digest": image.digest().as_str(), "size": image.manifest.len(),
         "annotations": annotations })
@@ -161,7 +163,7 @@ async fn an_index_in_the_layout_gives_the_hosts_image() {
         "annotations": { "io.containerd.image.name": "docker.io/library/multi:latest" } });
     let blob = format!("blobs/sha256/{}", sha256(&index).hex());
     let shop = Shop::open();
-    let both = oci_archive(&[&host, &other], &[top.clone()]).file(&blob, 0o644, &index);
+    let both = oci_archive(&[&host, &other], std::slice::from_ref(&top)).file(&blob, 0o644, &index);
     load(&shop, both.done()).await.expect("loads");
     assert_eq!(shop.images.resolve("multi").unwrap(), host.id());
     // An archive of one platform of several has that one.

@@ -101,7 +101,7 @@ async fn layers_that_are_here_are_not_fetched_again() {
     let shop = Shop::open();
     let base = TestLayer::gzip(Tar::new().file("base", 0o644, b"b").done());
     let top = TestLayer::gzip(Tar::new().file("top", 0o644, b"t").done());
-    shop.registry.push("1", &TestImage::new(&[base.clone()]));
+    shop.registry.push("1", &TestImage::new(std::slice::from_ref(&base)));
     shop.registry.push("2", &TestImage::new(&[base.clone(), top.clone(), top.clone()]));
     shop.pull("r:1").await.unwrap();
     let told = Recorder::default();
@@ -295,7 +295,7 @@ async fn pulls_of_one_layer_share_its_download() {
     let shop = Shop::open();
     let layer = big_layer(3);
     let digest = sha256(&layer.blob);
-    shop.registry.push("a", &TestImage::with(&[layer.clone()], json!({ "author": "a" })));
+    shop.registry.push("a", &TestImage::with(std::slice::from_ref(&layer), json!({ "author": "a" })));
     shop.registry.push("b", &TestImage::with(&[layer], json!({ "author": "b" })));
     let gate = shop.registry.gate(&digest);
     let pulls: Vec<_> = ["x:a", "x:b", "x:a"]
@@ -398,4 +398,50 @@ async fn what_was_pulled_is_there_after_a_restart() {
     let after = shop.images.image(&image.id()).unwrap();
     assert_eq!(format!("{before:?}"), format!("{after:?}"));
     assert_eq!(shop.images.resolve("x").unwrap(), image.id());
+}
+
+/// A filesystem of a few megabytes, gone with the value.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(megabytes: u32) -> Self {
+        let dir = tempfile::TempDir::new().unwrap();
+        let size = format!("size={megabytes}m");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(dir.path())
+            .status();
+        assert!(mounted.unwrap().success(), "this test needs root");
+        Self(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount").arg(self.0.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "the small disk stays mounted");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_a_clear_error_and_leaves_room_again() {
+    let disk = SmallDisk::new(16);
+    let root = disk.0.path().join("root");
+    let registry = FakeRegistry::default();
+    let images = crate::fixture::open(&root, &registry).unwrap();
+    let zeros = TestLayer::gzip(Tar::new().file("zeros", 0o644, &vec![0; 64 << 20]).done());
+    registry.push("bomb", &TestImage::new(&[big_layer(6), zeros, big_layer(7)]));
+    let noise = TestLayer::plain(Tar::new().file("noise", 0o644, &vec![1; 32 << 20]).done());
+    registry.push("long", &TestImage::new(&[noise]));
+    registry.push("small", &small("fits"));
+    for tag in ["r:bomb", "r:long"] {
+        let error = images.pull(request(tag), Recorder::default().sink()).await.expect_err("does not fit");
+        assert!(error.chain().ends_with("no space left on device"), "{}", error.chain());
+        assert_eq!(error.meaning(), Meaning::Internal);
+        let staging = root.join("staging");
+        until("the others to end", || listing(&staging).iter().all(|name| name.ends_with(".partial"))).await;
+    }
+    images.pull(request("r:small"), Recorder::default().sink()).await.expect("there is room for this one");
+    drop(images);
+    crate::fixture::open(&root, &registry).expect("opens");
 }

@@ -165,7 +165,7 @@ async fn shared_layers_stay_for_the_others() {
     let shop = Shop::open();
     let base = TestLayer::gzip(Tar::new().file("base", 0o644, b"b").done());
     let top = TestLayer::gzip(Tar::new().file("top", 0o644, b"t").done());
-    let (one, two) = (TestImage::new(&[base.clone()]), TestImage::new(&[base, top]));
+    let (one, two) = (TestImage::new(std::slice::from_ref(&base)), TestImage::new(&[base, top]));
     shop.registry.push("1", &one);
     shop.registry.push("2", &two);
     shop.pull("r:1").await.unwrap();

@@ -26,7 +26,7 @@ pub(crate) use tree::remove_tree;
 
 use std::collections::HashSet;
 use std::io::{self, BufRead};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use berth_domain::Error;
@@ -39,6 +39,9 @@ use tree::Tree;
 /// The attribute that makes overlayfs hide what is below a directory.
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
+/// Implied directories of one layer that are remembered, in bytes of their names.
+const IMPLIED_BYTES_MAX: usize = 4 << 20;
+
 /// What one layer may ask of the disk.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -46,7 +49,7 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of its files, holes not counted.
     pub bytes: u64,
-    /// Bytes of the names of all its directories.
+    /// Bytes of the names and attributes of all its directories, which are kept in memory until the end.
     pub directory_names: u64,
     /// Bytes of the filesystem that stay free; fewer and unpacking ends with "no space left on device".
     /// On small filesystems a twentieth of their size, if that is less.
@@ -55,7 +58,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 10_000_000, bytes: 1 << 40, directory_names: 256 << 20, keep_free: 256 << 20 }
+        Self { entries: 10_000_000, bytes: 1 << 40, directory_names: 64 << 20, keep_free: 256 << 20 }
     }
 }
 
@@ -174,7 +177,8 @@ impl Unpack<'_> {
     }
 
     fn remember(&mut self, directory: Attributes) -> io::Result<()> {
-        self.directory_names += directory.path.len() as u64 + 64;
+        let xattrs: usize = directory.xattrs.iter().map(|(name, value)| name.len() + value.len() + 64).sum();
+        self.directory_names += (directory.path.len() + xattrs) as u64 + 64;
         if self.directory_names > self.limits.directory_names {
             return Err(bad("the layer has too many directories"));
         }
@@ -391,8 +395,11 @@ impl Unpack<'_> {
             rustix::fs::futimens(&dir, &times(directory.mtime))?;
         }
         let mut done = self.done;
-        done.implied = self.implied.into_iter().collect();
-        done.implied.sort();
+        // More than that is no image that anybody made; its record must not become a burden.
+        if self.implied.iter().map(Vec::len).sum::<usize>() <= IMPLIED_BYTES_MAX {
+            done.implied = self.implied.into_iter().collect();
+            done.implied.sort();
+        }
         Ok(done)
     }
 }
@@ -404,10 +411,15 @@ fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
 }
 
 /// Whether the filesystem of `dir` has more room than must stay free.
-pub(crate) fn check_space(dir: &OwnedFd, limits: &Limits) -> io::Result<()> {
+pub(crate) fn check_space(dir: impl AsFd, limits: &Limits) -> io::Result<()> {
+    check_room(dir, limits, 0)
+}
+
+/// Whether it has that room for so many bytes more.
+pub(crate) fn check_room(dir: impl AsFd, limits: &Limits, bytes: u64) -> io::Result<()> {
     let fs = rustix::fs::fstatvfs(dir)?;
     let keep = limits.keep_free.min(fs.f_blocks.saturating_mul(fs.f_frsize) / 20);
-    if fs.f_bavail.saturating_mul(fs.f_frsize) < keep {
+    if fs.f_bavail.saturating_mul(fs.f_frsize) < keep.saturating_add(bytes) {
         return Err(Errno::NOSPC.into());
     }
     Ok(())
