@@ -82,13 +82,17 @@ impl Channel {
         let mut buffer = [0u8; MAX_TEXT + 1];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = retry_on_intr(|| {
-            recvmsg(&self.socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)
-        });
-        let bytes = match received {
-            Ok(received) => received.bytes,
-            Err(Errno::CONNRESET) => 0,
-            Err(errno) => return Err(Error::internal(format!("socket to the container's process: {errno}"))),
+        let bytes = loop {
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            match recvmsg(&self.socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Ok(received) => break received.bytes,
+                // The other end was closed with something of ours unread. That is reported once, and
+                // ahead of what the other end has said before.
+                Err(Errno::CONNRESET | Errno::INTR) => {}
+                Err(errno) => {
+                    return Err(Error::internal(format!("socket to the container's process: {errno}")));
+                }
+            }
         };
         let mut fds: Vec<OwnedFd> = Vec::new();
         for message in control.drain() {

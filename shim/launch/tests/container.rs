@@ -531,11 +531,7 @@ fn without_a_dev_mount() {
 }
 
 fn main() {
-    let filter = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
-    macro_rules! tests {
-        ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as fn())),*] };
-    }
-    let tests = tests![
+    tests![
         exit_codes,
         namespaces,
         host_pid_and_network,
@@ -569,18 +565,4 @@ fn main() {
         failures_leave_nothing,
         without_a_dev_mount,
     ];
-    let mut failed = Vec::new();
-    for (name, test) in tests {
-        if filter.as_deref().is_some_and(|filter| !name.contains(filter)) {
-            continue;
-        }
-        let passed = std::panic::catch_unwind(test).is_ok();
-        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
-        if !passed {
-            failed.push(name);
-        }
-    }
-    assert_eq!(common::leftover_cgroups(), Vec::<std::path::PathBuf>::new());
-    common::remove_parent_cgroup();
-    assert!(failed.is_empty(), "failed: {failed:?}");
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A busybox root, a spec like Docker's, and a way to run it.
+#![allow(dead_code)] // Each test program uses its part.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -308,4 +309,29 @@ fn base_spec(script: &str) -> Value {
             }
         }
     })
+}
+
+/// Runs tests one after the other in this, the only thread; the first argument filters by name.
+pub fn run_all(tests: &[(&str, fn())]) {
+    let filter = std::env::args().nth(1).filter(|arg| !arg.starts_with('-'));
+    let mut failed = Vec::new();
+    for (name, test) in tests {
+        if filter.as_deref().is_some_and(|filter| !name.contains(filter)) {
+            continue;
+        }
+        let passed = std::panic::catch_unwind(test).is_ok();
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        if !passed {
+            failed.push(*name);
+        }
+    }
+    assert_eq!(leftover_cgroups(), Vec::<PathBuf>::new());
+    remove_parent_cgroup();
+    assert!(failed.is_empty(), "failed: {failed:?}");
+}
+
+/// Runs the named functions.
+#[macro_export]
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => { common::run_all(&[$((stringify!($name), $name as fn())),*]) };
 }
