@@ -96,7 +96,11 @@ pub(crate) fn stop_timeout(seconds: Option<i64>) -> Option<Duration> {
 
 /// Fills in what the engine decides about a host config at create, so that `inspect` shows it. Limits, namespaces
 /// and the like are `berth_runtime::spec::normalise`'s. Returns warnings.
-pub(crate) fn normalise(engine: &EngineConfig, config: &ContainerConfig, host: &mut HostConfig) -> Vec<String> {
+pub(crate) fn normalise(
+    engine: &EngineConfig,
+    config: &ContainerConfig,
+    host: &mut HostConfig,
+) -> Vec<String> {
     let mut warnings = Vec::new();
     if config.network_disabled {
         host.network_mode = "none".into();
@@ -162,7 +166,9 @@ pub(crate) fn derive(
         ipc: ipc(&host.ipc_mode)?,
         pid: namespace("PID", &host.pid_mode)?,
         uts: match namespace("UTS", &host.uts_mode)? {
-            NamespaceChoice::Container(_) => return Err(Error::invalid(format!("invalid UTS mode: {}", host.uts_mode))),
+            NamespaceChoice::Container(_) => {
+                return Err(Error::invalid(format!("invalid UTS mode: {}", host.uts_mode)));
+            }
             choice => choice,
         },
         cgroup: match &*host.cgroupns_mode {
@@ -259,7 +265,11 @@ pub(crate) fn is_user_defined(mode: &str) -> bool {
     !matches!(mode, "" | "default" | "bridge" | "host" | "none") && !mode.starts_with("container:")
 }
 
-fn network(config: &ContainerConfig, host: &HostConfig, networking: &NetworkingConfig) -> Result<NetworkChoice> {
+fn network(
+    config: &ContainerConfig,
+    host: &HostConfig,
+    networking: &NetworkingConfig,
+) -> Result<NetworkChoice> {
     let mode = match &*host.network_mode {
         "" | "default" => "bridge",
         mode => mode,
@@ -306,14 +316,20 @@ fn endpoint(network: &str, settings: Option<&EndpointSettings>, mac: &str) -> Re
     if let Some(ipam) = &settings.ipam_config {
         if !ipam.ipv4_address.is_empty() {
             let address = &ipam.ipv4_address;
-            request.ipv4 = Some(address.parse().map_err(|_| Error::invalid(format!("invalid IPv4 address: {address}")))?);
+            request.ipv4 = Some(
+                address.parse().map_err(|_| Error::invalid(format!("invalid IPv4 address: {address}")))?,
+            );
         }
         if !ipam.ipv6_address.is_empty() {
             let address = &ipam.ipv6_address;
-            request.ipv6 = Some(address.parse().map_err(|_| Error::invalid(format!("invalid IPv6 address: {address}")))?);
+            request.ipv6 = Some(
+                address.parse().map_err(|_| Error::invalid(format!("invalid IPv6 address: {address}")))?,
+            );
         }
         if !is_user_defined(network) && (request.ipv4.is_some() || request.ipv6.is_some()) {
-            return Err(Error::invalid("user specified IP address is supported on user defined networks only"));
+            return Err(Error::invalid(
+                "user specified IP address is supported on user defined networks only",
+            ));
         }
     }
     if settings.links.as_ref().is_some_and(|links| !links.is_empty()) {
@@ -325,7 +341,11 @@ fn endpoint(network: &str, settings: Option<&EndpointSettings>, mac: &str) -> Re
     Ok(request)
 }
 
-fn check_network_conflicts(config: &ContainerConfig, host: &HostConfig, network: &NetworkChoice) -> Result<()> {
+fn check_network_conflicts(
+    config: &ContainerConfig,
+    host: &HostConfig,
+    network: &NetworkChoice,
+) -> Result<()> {
     let conflict = |what: &str| Err(Error::invalid(format!("conflicting options: {what}")));
     if host.uts_mode == "host" && !config.hostname.is_empty() && *network != NetworkChoice::Host {
         return conflict("hostname and the UTS mode");
@@ -374,10 +394,9 @@ fn runtime(engine: &EngineConfig, name: &str) -> Result<RuntimeChoice> {
         return Ok(RuntimeChoice::Native);
     }
     match engine.runtimes.get(name) {
-        Some(runtime) => Ok(RuntimeChoice::Oci {
-            path: runtime.path.display().to_string(),
-            args: runtime.args.clone(),
-        }),
+        Some(runtime) => {
+            Ok(RuntimeChoice::Oci { path: runtime.path.display().to_string(), args: runtime.args.clone() })
+        }
         None => Err(Error::invalid(format!("unknown or invalid runtime name: {name}"))),
     }
 }

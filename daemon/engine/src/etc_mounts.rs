@@ -75,13 +75,13 @@ impl Engine {
             if address == "host-gateway" {
                 extra.extend(self.host_gateways().into_iter().map(|gateway| (name.to_owned(), gateway)));
             } else {
-                let address =
-                    address.parse().map_err(|_| Error::invalid(format!("invalid IP address in add-host: {address:?}")))?;
+                let address = address
+                    .parse()
+                    .map_err(|_| Error::invalid(format!("invalid IP address in add-host: {address:?}")))?;
                 extra.push((name.to_owned(), address));
             }
         }
-        let hosts =
-            Hosts { addresses, hostname, domainname: &now.config.domainname, extra: &extra };
+        let hosts = Hosts { addresses, hostname, domainname: &now.config.domainname, extra: &extra };
         let hosts = match asked.network {
             // A container in the host's network sees what the host sees.
             NetworkChoice::Host => read_host("/etc/hosts")? + &hosts.render_extra(),

@@ -91,7 +91,10 @@ impl Bus {
         lock(&self.sender).take();
     }
 
-    fn subscribe(&self, since: Option<i64>) -> (VecDeque<Arc<Event>>, Option<broadcast::Receiver<Arc<Event>>>) {
+    fn subscribe(
+        &self,
+        since: Option<i64>,
+    ) -> (VecDeque<Arc<Event>>, Option<broadcast::Receiver<Arc<Event>>>) {
         let memory = lock(&self.memory);
         let replay = match since {
             Some(since) => memory.past.iter().filter(|e| e.time >= since).cloned().collect(),
@@ -150,9 +153,7 @@ impl EventStream {
 fn passes(filters: &Filters, event: &Event) -> bool {
     let attribute = |key: &str| event.attributes.get(key).map_or("", String::as_str);
     let starts = |filter: &str| {
-        filters.any(filter, |wanted| {
-            event.actor.starts_with(wanted) || attribute("name").starts_with(wanted)
-        })
+        filters.any(filter, |wanted| event.actor.starts_with(wanted) || attribute("name").starts_with(wanted))
     };
     let image = || {
         let name = if event.kind == EventKind::Image { attribute("name") } else { attribute("image") };
@@ -184,7 +185,12 @@ impl Engine {
     /// # Errors
     ///
     /// `since` after `until`; an unknown filter.
-    pub fn events_subscribe(&self, since: Option<i64>, until: Option<i64>, filters: Filters) -> Result<EventStream> {
+    pub fn events_subscribe(
+        &self,
+        since: Option<i64>,
+        until: Option<i64>,
+        filters: Filters,
+    ) -> Result<EventStream> {
         filters.only(FILTERS).map_err(|e| Error::invalid(e.0))?;
         if let (Some(since), Some(until)) = (since, until) {
             if since > until {

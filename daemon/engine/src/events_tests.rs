@@ -12,7 +12,8 @@ fn stream(bus: &Bus, since: Option<i64>, text: &str) -> EventStream {
 }
 
 fn tell(bus: &Bus, action: &str) {
-    let attributes = BTreeMap::from([("image".to_owned(), "busybox:1".to_owned()), ("name".to_owned(), "ev".to_owned())]);
+    let attributes =
+        BTreeMap::from([("image".to_owned(), "busybox:1".to_owned()), ("name".to_owned(), "ev".to_owned())]);
     bus.publish(EventKind::Container, action, "abc123", attributes);
 }
 

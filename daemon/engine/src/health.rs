@@ -44,7 +44,9 @@ impl HealthCheck {
                 command.push(script.clone());
                 command
             }
-            ("CMD" | "CMD-SHELL", _) => return Err(Error::invalid(format!("Healthcheck {kind} without a command"))),
+            ("CMD" | "CMD-SHELL", _) => {
+                return Err(Error::invalid(format!("Healthcheck {kind} without a command")));
+            }
             (other, _) => return Err(Error::invalid(format!("Unknown healthcheck type '{other}'"))),
         };
         let duration = |field: &str, nanoseconds: i64, default: u64| match nanoseconds {
@@ -114,7 +116,10 @@ mod tests {
     }
 
     fn test(words: &[&str]) -> HealthConfig {
-        HealthConfig { test: Some(words.iter().map(|w| (*w).to_owned()).collect()), ..HealthConfig::default() }
+        HealthConfig {
+            test: Some(words.iter().map(|w| (*w).to_owned()).collect()),
+            ..HealthConfig::default()
+        }
     }
 
     #[test]
@@ -127,7 +132,10 @@ mod tests {
         derive(test(&["NOPE"])).expect_err("unknown kind");
         derive(test(&["CMD"])).expect_err("no command");
         let short = HealthConfig { interval: 1000, ..test(&["CMD", "x"]) };
-        assert_eq!(derive(short).expect_err("short").to_string(), "Interval in Healthcheck cannot be less than 1ms");
+        assert_eq!(
+            derive(short).expect_err("short").to_string(),
+            "Interval in Healthcheck cannot be less than 1ms"
+        );
     }
 
     #[test]

@@ -30,12 +30,16 @@ mod etc;
 mod etc_mounts;
 mod events;
 mod exec;
+#[cfg(test)]
+mod fake;
 mod files;
 mod handle;
 mod health;
 mod image_remove;
 mod index;
 mod life;
+#[cfg(test)]
+mod life_tests;
 mod log_config;
 mod logs;
 mod merge;
@@ -43,6 +47,8 @@ mod names;
 mod probe;
 mod record;
 mod recover;
+#[cfg(test)]
+mod recover_tests;
 mod seam;
 mod snapshot;
 mod task;

@@ -128,12 +128,7 @@ impl Task {
         let lost = record.is_none();
         let record = record.unwrap_or_else(|| {
             tracing::error!(container = %self.now.id, "the shim is gone and left no exit code");
-            ExitRecord {
-                code: LOST,
-                oom_killed: false,
-                exited_at: crate::events::now(),
-                execs: Vec::new(),
-            }
+            ExitRecord { code: LOST, oom_killed: false, exited_at: crate::events::now(), execs: Vec::new() }
         });
         if lost {
             undo::clear_cgroup(self.engine.cgroup_path(&self.now)).await;
@@ -221,9 +216,8 @@ async fn linger(
 ) {
     if !gone {
         let mut events = events;
-        let end = async {
-            while !matches!(events.recv().await, None | Some(berth_runtime::ShimEvent::Gone)) {}
-        };
+        let end =
+            async { while !matches!(events.recv().await, None | Some(berth_runtime::ShimEvent::Gone)) {} };
         // It drains output to slow clients; then it is in the way of the next start.
         if tokio::time::timeout(Duration::from_secs(30), end).await.is_err() {
             tracing::warn!(run_dir = %run_dir.display(), "a shim outlives its container; killing it");

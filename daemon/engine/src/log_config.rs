@@ -66,9 +66,11 @@ fn json_file(options: &BTreeMap<String, String>, config: &ContainerConfig) -> Re
             "max-size" => {
                 max_size = match value.as_str() {
                     "-1" => None,
-                    text => Some(parse_size(text).filter(|size| *size > 0).ok_or_else(|| {
-                        Error::invalid(format!("invalid value for max-size: {text}"))
-                    })?),
+                    text => Some(
+                        parse_size(text)
+                            .filter(|size| *size > 0)
+                            .ok_or_else(|| Error::invalid(format!("invalid value for max-size: {text}")))?,
+                    ),
                 }
             }
             "max-file" => {
@@ -85,7 +87,8 @@ fn json_file(options: &BTreeMap<String, String>, config: &ContainerConfig) -> Re
             }
             "env" => {
                 for key in value.split(',').map(str::trim) {
-                    let found = config.env.iter().flatten().find_map(|v| v.strip_prefix(key)?.strip_prefix('='));
+                    let found =
+                        config.env.iter().flatten().find_map(|v| v.strip_prefix(key)?.strip_prefix('='));
                     if let Some(value) = found {
                         attrs.insert(key.to_owned(), value.to_owned());
                     }
@@ -99,7 +102,9 @@ fn json_file(options: &BTreeMap<String, String>, config: &ContainerConfig) -> Re
                     "HostConfig.LogConfig.Config {option}={value} is not implemented"
                 )));
             }
-            other => return Err(Error::invalid(format!("unknown log opt '{other}' for json-file log driver"))),
+            other => {
+                return Err(Error::invalid(format!("unknown log opt '{other}' for json-file log driver")));
+            }
         }
     }
     if max_files > 1 && max_size.is_none() {
@@ -153,7 +158,8 @@ mod tests {
     fn drivers_and_options() {
         assert_eq!(choice("none", &[]).unwrap(), LogChoice::None);
         let full =
-            choice("json-file", &[("max-size", "10m"), ("max-file", "3"), ("labels", "l,x"), ("env", "E")]).unwrap();
+            choice("json-file", &[("max-size", "10m"), ("max-file", "3"), ("labels", "l,x"), ("env", "E")])
+                .unwrap();
         let attrs = BTreeMap::from([("E".to_owned(), "2".to_owned()), ("l".to_owned(), "1".to_owned())]);
         assert_eq!(full, LogChoice::JsonFile { max_size: Some(10 << 20), max_files: 3, attrs });
         for (kind, options, text) in [

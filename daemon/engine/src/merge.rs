@@ -28,7 +28,10 @@ pub(crate) fn merge(asked: &mut ContainerConfig, image: &ContainerConfig) {
     merge_command(asked, image);
     merge_healthcheck(asked, image);
     if let Some(volumes) = image.volumes.as_ref().filter(|volumes| !volumes.is_empty()) {
-        asked.volumes.get_or_insert_default().extend(volumes.iter().map(|(path, empty)| (path.clone(), *empty)));
+        asked
+            .volumes
+            .get_or_insert_default()
+            .extend(volumes.iter().map(|(path, empty)| (path.clone(), *empty)));
     }
     let labels = asked.labels.get_or_insert_default();
     for (key, value) in image.labels.iter().flatten() {

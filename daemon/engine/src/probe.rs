@@ -32,7 +32,8 @@ impl Task {
 
     /// Takes in the result of a probe.
     pub(crate) fn probed(&mut self, probe: Probe) {
-        let (Some(check), Some(up), Some(health)) = (&self.asked.health, &self.up, &self.now.state.health) else {
+        let (Some(check), Some(up), Some(health)) = (&self.asked.health, &self.up, &self.now.state.health)
+        else {
             return;
         };
         let before = health.status;

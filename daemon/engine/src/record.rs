@@ -112,11 +112,14 @@ mod tests {
     fn records_read_back_and_foreign_ones_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(STATE_FILE);
-        let state = StateRecord { schema: SCHEMA, status: "exited".into(), exit_code: 3, ..StateRecord::default() };
+        let state =
+            StateRecord { schema: SCHEMA, status: "exited".into(), exit_code: 3, ..StateRecord::default() };
         write(&path, &state).unwrap();
         assert_eq!(read::<StateRecord>(&path).unwrap(), state);
 
-        for (text, words) in [("{\"schema\":99}", "schema 99"), ("{", "damaged"), ("", "damaged"), ("{}", "damaged")] {
+        for (text, words) in
+            [("{\"schema\":99}", "schema 99"), ("{", "damaged"), ("", "damaged"), ("{}", "damaged")]
+        {
             std::fs::write(&path, text).unwrap();
             let error = read::<StateRecord>(&path).expect_err(text).chain();
             assert!(error.contains(words), "{text:?}: {error}");

@@ -94,7 +94,8 @@ impl Engine {
         let listing = fs::read_dir(&containers).map_err(|error| Error::io("reading", &containers, error))?;
         for entry in listing {
             let dir = entry.map_err(|error| Error::io("reading", &containers, error))?.path();
-            let Some(id) = dir.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<ContainerId>().ok())
+            let Some(id) =
+                dir.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<ContainerId>().ok())
             else {
                 tracing::warn!(path = %dir.display(), "not a container's directory");
                 continue;
@@ -140,8 +141,7 @@ impl Engine {
         } else {
             StateRecord { status: Status::Created.as_str().into(), ..StateRecord::default() }
         };
-        let asked =
-            asked::derive(&self.config, &config.config, &config.host_config, &config.networking)?;
+        let asked = asked::derive(&self.config, &config.config, &config.host_config, &config.networking)?;
         let args = spec::args(&config.config)?;
         let shapes = (config.config, config.host_config, config.networking);
         let mut now = self.snapshot(id, config.name, config.created_at, shapes, &asked, args);
@@ -244,7 +244,9 @@ impl Engine {
         });
         match guard {
             Ok(guard) => guard.keep(),
-            Err(error) => tracing::error!(container = %now.id, error = error.chain(), "a container has no name"),
+            Err(error) => {
+                tracing::error!(container = %now.id, error = error.chain(), "a container has no name")
+            }
         }
         let id = now.id.clone();
         let (mut task, handle) = Task::new(Arc::clone(self), asked, now, state.by_hand);
@@ -326,7 +328,8 @@ impl Task {
         for guest in self.door.open(Arc::clone(&shim)) {
             drop(guest);
         }
-        let ran = state.started_at.and_then(|at| Duration::try_from(Timestamp::now().duration_since(at)).ok());
+        let ran =
+            state.started_at.and_then(|at| Duration::try_from(Timestamp::now().duration_since(at)).ok());
         let since = Instant::now().checked_sub(ran.unwrap_or_default()).unwrap_or_else(Instant::now);
         self.up = Some(Up { shim, events, since, prober: None });
         self.now.state.status = if running.frozen { Status::Paused } else { Status::Running };

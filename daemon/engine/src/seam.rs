@@ -19,7 +19,6 @@ use berth_runtime::{ShimError, ShimEvent};
 use berth_shim_proto::{Attach, Exec, ExitRecord, Launch, PidRecord, State, Target};
 use tokio::sync::mpsc;
 
-
 /// A future behind a trait object.
 pub(crate) type Fut<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

@@ -120,7 +120,12 @@ async fn or_never<T>(future: Option<impl Future<Output = T>>) -> T {
 
 impl Task {
     /// A task and its handle; [`Task::run`] is to be spawned.
-    pub(crate) fn new(engine: Arc<Engine>, asked: Asked, now: Snapshot, by_hand: bool) -> (Self, Arc<Handle>) {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        asked: Asked,
+        now: Snapshot,
+        by_hand: bool,
+    ) -> (Self, Arc<Handle>) {
         let (urgent_sender, urgent) = mpsc::channel(QUEUE);
         let (commands_sender, commands) = mpsc::channel(QUEUE);
         let (publisher, snapshot) = watch::channel(Arc::new(now.clone()));

@@ -83,7 +83,8 @@ impl AttachTicket {
 
 /// Sends the log so far and hands the socket back.
 async fn write_replay(socket: OwnedFd, mut replay: LogStream, multiplexed: bool) -> Result<OwnedFd> {
-    let gone = |error: std::io::Error| Error::cancelled("sending the log to an attached client").because(error);
+    let gone =
+        |error: std::io::Error| Error::cancelled("sending the log to an attached client").because(error);
     let socket = std::os::unix::net::UnixStream::from(socket);
     socket.set_nonblocking(true).map_err(gone)?;
     let mut socket = UnixStream::from_std(socket).map_err(gone)?;
@@ -108,7 +109,11 @@ impl Engine {
     /// # Errors
     ///
     /// No such container; it is paused or restarting; bad detach keys.
-    pub async fn container_attach(self: &Arc<Self>, name: &str, options: AttachOptions) -> Result<AttachTicket> {
+    pub async fn container_attach(
+        self: &Arc<Self>,
+        name: &str,
+        options: AttachOptions,
+    ) -> Result<AttachTicket> {
         let keys = detach_keys(options.detach_keys.as_deref())?;
         let handle = self.index.resolve(name)?;
         handle.admit(Request::Attach, name)?;

@@ -85,7 +85,8 @@ impl Engine {
             config.hostname = default_hostname(&host_config, &id);
         }
         let (name, guard) = self.take_name(name, &id)?;
-        let mut now = self.snapshot(&id, name, Timestamp::now(), (config, host_config, networking), &derived, args);
+        let mut now =
+            self.snapshot(&id, name, Timestamp::now(), (config, host_config, networking), &derived, args);
         now.image = image;
         now.image_name = image_name;
         now.platform = facts.platform;
@@ -231,8 +232,7 @@ impl Engine {
         self.fault("create: directories")?;
         let has_volume = plans.iter().any(|plan| plan.point.r#type == MountType::Volume);
         let root = if has_volume { Some(self.image_view(&now.image)?) } else { None };
-        let mounts =
-            self.backends.volumes.realise(plans, &now.id, root.as_ref().map(|fd| fd.as_fd()))?;
+        let mounts = self.backends.volumes.realise(plans, &now.id, root.as_ref().map(|fd| fd.as_fd()))?;
         now.mounts = mounts.clone().into();
         let recorded = self.fault("create: record").and_then(|()| self.write_config(&now));
         if let Err(error) = recorded {

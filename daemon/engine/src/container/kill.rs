@@ -49,7 +49,8 @@ impl Task {
         self.event("kill", &[("signal", signal.to_string())]);
         let asked = asked.to_owned();
         tokio::spawn(async move {
-            let result = delivery.await.map_err(|error| error.context(format!("cannot kill container: {asked}")));
+            let result =
+                delivery.await.map_err(|error| error.context(format!("cannot kill container: {asked}")));
             answer(reply, result);
         });
     }

@@ -129,7 +129,9 @@ impl Engine {
 fn patterns(filters: &Filters, name: &str) -> Result<Vec<Regex>> {
     filters
         .values(name)
-        .map(|value| Regex::new(value).map_err(|_| Error::invalid(format!("invalid filter '{name}={value}'"))))
+        .map(|value| {
+            Regex::new(value).map_err(|_| Error::invalid(format!("invalid filter '{name}={value}'")))
+        })
         .collect()
 }
 
@@ -156,7 +158,9 @@ impl Selection<'_> {
             })
             && self.filters.labels("label", &labels)
             && self.filters.is("health", health)
-            && self.filters.any("is-task", |wanted| matches!(wanted, "0" | "false" | "False" | "FALSE" | "f" | "F"))
+            && self
+                .filters
+                .any("is-task", |wanted| matches!(wanted, "0" | "false" | "False" | "FALSE" | "f" | "F"))
             && self.filters.any("volume", |wanted| {
                 now.mounts.iter().any(|mount| mount.name == wanted || mount.destination == wanted)
             })
@@ -181,7 +185,8 @@ fn on_network(now: &Snapshot, wanted: &str) -> bool {
 fn publishes(now: &Snapshot, ports: Ports) -> bool {
     now.sandbox.as_ref().is_some_and(|sandbox| {
         sandbox.ports.iter().any(|published| {
-            published.protocol.as_str() == ports.protocol.as_str() && ports.iter().any(|p| p == published.host_port)
+            published.protocol.as_str() == ports.protocol.as_str()
+                && ports.iter().any(|p| p == published.host_port)
         })
     })
 }

@@ -32,10 +32,8 @@ impl Engine {
     pub async fn container_prune(self: &Arc<Self>, filters: Filters) -> Result<PruneReport> {
         filters.only(&["until", "label", "label!"]).map_err(|error| Error::invalid(error.0))?;
         let before = until(&filters, Timestamp::now())?;
-        let _alone = self
-            .pruning
-            .try_lock()
-            .map_err(|_| Error::conflict("a prune operation is already running"))?;
+        let _alone =
+            self.pruning.try_lock().map_err(|_| Error::conflict("a prune operation is already running"))?;
         let mut report = PruneReport::default();
         for handle in self.index.all() {
             let now = handle.now();

@@ -68,8 +68,12 @@ impl Task {
             return answer(reply, Err(error));
         }
         self.restart_at = None;
-        self.removal =
-            Some(Removal { volumes: options.volumes, reply: Some(reply), deadline: None, shim_killed: false });
+        self.removal = Some(Removal {
+            volumes: options.volumes,
+            reply: Some(reply),
+            deadline: None,
+            shim_killed: false,
+        });
         if let Some(starting) = &self.starting {
             starting.cancel.raise();
         } else if self.up.is_some() {

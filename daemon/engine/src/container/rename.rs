@@ -20,9 +20,8 @@ impl Engine {
             return Err(Error::invalid("Neither old nor new names may be empty"));
         }
         let handle = self.index.resolve(name)?;
-        container::check_name(new_name).map_err(|error| {
-            Error::invalid(format!("Error when allocating new name: {error}"))
-        })?;
+        container::check_name(new_name)
+            .map_err(|error| Error::invalid(format!("Error when allocating new name: {error}")))?;
         handle.ask(name, |reply| Verb::Rename(new_name.to_owned(), reply)).await
     }
 }

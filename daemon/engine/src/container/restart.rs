@@ -15,7 +15,12 @@ impl Engine {
     /// # Errors
     ///
     /// As those of stop and start, except that one that does not run is just started.
-    pub async fn container_restart(&self, name: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<()> {
+    pub async fn container_restart(
+        &self,
+        name: &str,
+        signal: Option<&str>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
         let ask = StopAsk::parse(signal, timeout)?;
         let handle = self.index.resolve(name)?;
         handle.ask(name, |reply| Verb::Restart(ask, reply)).await

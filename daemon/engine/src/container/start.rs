@@ -28,7 +28,7 @@ use crate::cancel::Cancel;
 use crate::door::{Door, Guest};
 use crate::files::blocking;
 use crate::handle::Verb;
-use crate::record::{self, STATE_FILE, STARTING, StateRecord};
+use crate::record::{self, STARTING, STATE_FILE, StateRecord};
 use crate::seam::Shim;
 use crate::snapshot::{Paths, Snapshot};
 use crate::undo::{Step, Undo};
@@ -169,17 +169,16 @@ impl Flight {
         // The sandbox and the shim do not need one another.
         undo.push(Step::Sandbox);
         let request = self.sandbox_request(borrowed.netns.take());
-        let both = async {
-            tokio::join!(
-                engine.backends.networks.create(&self.id, request),
-                engine.backends.shims.spawn(&self.id, &paths.run_dir)
-            )
-        };
-        let (sandbox, shim) = cancel.race(both).await.ok_or_else(|| cancelled(&self.id))?;
+        // Only the sandbox can be waited for in vain; a spawn given up half-way would leave a shim to nobody.
+        let (sandbox, shim) = tokio::join!(
+            cancel.race(engine.backends.networks.create(&self.id, request)),
+            engine.backends.shims.spawn(&self.id, &paths.run_dir)
+        );
         let shim = shim.map(|shim| {
             undo.push(Step::Shim(Arc::clone(&shim), shim.events()));
             shim
         });
+        let sandbox = sandbox.ok_or_else(|| cancelled(&self.id))?;
         let sandbox = sandbox.map_err(|error| error.context("failed to set up container networking"))?;
         let shim = shim?;
         engine.fault("sandbox and shim")?;
@@ -200,9 +199,8 @@ impl Flight {
         for warning in warnings {
             tracing::warn!(container = %self.id, warning, "starting");
         }
-        let events = undo
-            .settle()
-            .ok_or_else(|| Error::internal("the shim's events were taken by somebody else"))?;
+        let events =
+            undo.settle().ok_or_else(|| Error::internal("the shim's events were taken by somebody else"))?;
         let sandbox = Some(sandbox.record).filter(|record| !record.sandbox_id.is_empty());
         Ok(Started { shim, events, pid, sandbox, started_at, since })
     }
@@ -213,11 +211,15 @@ impl Flight {
         let lender = |name: &str, what: &str| -> Result<Arc<Snapshot>> {
             let lender = engine.index.resolve(name)?.now();
             if lender.state.pid == 0 {
-                return Err(Error::conflict(format!("cannot join {what} of a non running container: {}", lender.id)));
+                return Err(Error::conflict(format!(
+                    "cannot join {what} of a non running container: {}",
+                    lender.id
+                )));
             }
             Ok(lender)
         };
-        let path = |lender: &Snapshot, kind: &str| PathBuf::from(format!("/proc/{}/ns/{kind}", lender.state.pid));
+        let path =
+            |lender: &Snapshot, kind: &str| PathBuf::from(format!("/proc/{}/ns/{kind}", lender.state.pid));
         let share = |choice: &NamespaceChoice, what: &str, kind: &str| -> Result<Share> {
             Ok(match choice {
                 NamespaceChoice::Private => Share::Private,

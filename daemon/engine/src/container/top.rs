@@ -60,7 +60,9 @@ fn members(cgroup: &str) -> Result<BTreeSet<i32>> {
             let Ok(text) = std::fs::read_to_string(directory.join("cgroup.procs")) else { continue };
             pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
             let Ok(entries) = std::fs::read_dir(&directory) else { continue };
-            todo.extend(entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+            todo.extend(
+                entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()),
+            );
         }
     }
     Ok(pids)
@@ -69,7 +71,8 @@ fn members(cgroup: &str) -> Result<BTreeSet<i32>> {
 /// The rows of these processes. The last column holds the rest of its line.
 fn table(text: &str, pids: &BTreeSet<i32>) -> Result<Top> {
     let mut lines = text.lines();
-    let titles: Vec<String> = lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    let titles: Vec<String> =
+        lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
     let Some(column) = titles.iter().position(|title| title == "PID") else {
         return Err(Error::invalid("Couldn't find PID field in ps output"));
     };

@@ -74,7 +74,9 @@ impl Task {
         host.resources = update.resources;
         if !update.restart_policy.name.is_empty() {
             if host.auto_remove && update.restart_policy.name != "no" {
-                return Err(Error::invalid("Restart policy cannot be updated because AutoRemove is enabled for the container"));
+                return Err(Error::invalid(
+                    "Restart policy cannot be updated because AutoRemove is enabled for the container",
+                ));
             }
             host.restart_policy = update.restart_policy;
         }

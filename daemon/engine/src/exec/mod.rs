@@ -107,8 +107,14 @@ impl Execs {
             }
         }
         let serial = inner.serial;
-        let entry =
-            Entry { id: id.clone(), container, config: Arc::new(config), pid: 0, phase: watch::Sender::new(phase), serial };
+        let entry = Entry {
+            id: id.clone(),
+            container,
+            config: Arc::new(config),
+            pid: 0,
+            phase: watch::Sender::new(phase),
+            serial,
+        };
         inner.entries.insert(id.to_string(), entry);
     }
 

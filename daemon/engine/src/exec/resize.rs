@@ -15,7 +15,8 @@ impl Engine {
     ///
     /// No such exec; it does not run.
     pub async fn exec_resize(&self, exec: &str, height: u16, width: u16) -> Result<()> {
-        let (container, phase) = self.execs.with(exec, |entry| (entry.container.clone(), *entry.phase.borrow()))?;
+        let (container, phase) =
+            self.execs.with(exec, |entry| (entry.container.clone(), *entry.phase.borrow()))?;
         if phase != Phase::Running {
             return Err(Error::conflict(format!("exec process {exec} is not running")));
         }

@@ -139,14 +139,12 @@ impl ExecTicket {
             .map_err(|error| wrong(Error::internal("encoding the process").because(error)))?;
         let user = if config.user.is_empty() { &now.config.user } else { &config.user };
         let (height, width) = self.console_size.or(config.console_size).unwrap_or_default();
-        let detach_keys = crate::container::attach::detach_keys(config.detach_keys.as_deref()).map_err(wrong)?;
+        let detach_keys =
+            crate::container::attach::detach_keys(config.detach_keys.as_deref()).map_err(wrong)?;
         let exec = Exec {
             exec_id: self.id.to_string(),
             process,
-            user: User {
-                user: user.clone(),
-                groups: now.host_config.group_add.clone().unwrap_or_default(),
-            },
+            user: User { user: user.clone(), groups: now.host_config.group_add.clone().unwrap_or_default() },
             privileged: config.privileged,
             terminal: config.tty.then_some(TerminalSize { height, width }),
             attach: socket.map(|_| Attach {

@@ -31,7 +31,11 @@ impl Follow {
     /// # Errors
     ///
     /// The kernel gives no more watches.
-    pub(super) fn new(dir: &Path, snapshot: watch::Receiver<Arc<Snapshot>>, until: Option<i64>) -> Result<Self> {
+    pub(super) fn new(
+        dir: &Path,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        until: Option<i64>,
+    ) -> Result<Self> {
         let watch = || -> io::Result<AsyncFd<OwnedFd>> {
             let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
             let flags = inotify::WatchFlags::MODIFY
@@ -45,7 +49,8 @@ impl Follow {
         };
         let changes = watch().map_err(|error| Error::io("watching", dir, error))?;
         let exits = snapshot.borrow().state.exits;
-        let left = until.map(|until| Duration::from_nanos(u64::try_from(until - crate::events::now()).unwrap_or(0)));
+        let left =
+            until.map(|until| Duration::from_nanos(u64::try_from(until - crate::events::now()).unwrap_or(0)));
         Ok(Self { changes, snapshot, exits, until: left.map(|left| Instant::now() + left) })
     }
 

@@ -49,6 +49,10 @@ pub(super) struct Reader {
     options: LogOptions,
     /// Oldest first; the last one is (or was) the file that is written to.
     files: VecDeque<Open>,
+    /// Time of the last line that was read.
+    last: Option<i64>,
+    /// Lines up to this time have been read from files that cannot be told from new ones any more.
+    skip: Option<i64>,
 }
 
 impl Reader {
@@ -58,7 +62,7 @@ impl Reader {
     ///
     /// A file is there and cannot be read.
     pub(super) fn open(path: PathBuf, max_files: u32, options: LogOptions) -> Result<Self> {
-        let mut reader = Self { files: VecDeque::new(), path, max_files, options };
+        let mut reader = Self { files: VecDeque::new(), path, max_files, options, last: None, skip: None };
         reader.open_newer_than(None)?;
         if let Tail::Last(lines) = reader.options.tail {
             reader.go_to_tail(lines)?;
@@ -69,6 +73,7 @@ impl Reader {
     /// Opens the files that are newer than the one with this inode (all of them for `None`).
     fn open_newer_than(&mut self, known: Option<u64>) -> Result<()> {
         let mut found = VecDeque::new();
+        let mut met = known.is_none();
         for n in 0..self.max_files.max(1) {
             let path = rotated(&self.path, n);
             let (file, inode) = match File::open(&path).and_then(|file| Ok((file.metadata()?.ino(), file))) {
@@ -80,6 +85,7 @@ impl Reader {
                 Err(error) => return Err(Error::io("opening", &path, error)),
             };
             if Some(inode) == known {
+                met = true;
                 break;
             }
             // A rotation while files are opened shows the same one twice.
@@ -92,6 +98,10 @@ impl Reader {
                 partial: Vec::new(),
                 skipping: false,
             });
+        }
+        if !met {
+            // The file was rotated away altogether; some of what is there may have been read before it.
+            self.skip = self.last;
         }
         self.files.extend(found);
         Ok(())
@@ -136,6 +146,10 @@ impl Reader {
             let Some(line) = self.line()? else { return Ok(batch) };
             let Some(line) = Line::parse(&line) else { continue };
             let time = line.unix_nanoseconds();
+            if self.skip.is_some_and(|skip| time <= skip) {
+                continue;
+            }
+            self.last = Some(time);
             if self.options.until.is_some_and(|until| time > until) {
                 batch.over = true;
                 return Ok(batch);
@@ -176,7 +190,9 @@ impl Reader {
                     return Ok(None);
                 }
                 if let Some(open) = self.files.front_mut() {
-                    if let Some(line) = open.next().map_err(|error| Error::io("reading", &self.path, error))? {
+                    if let Some(line) =
+                        open.next().map_err(|error| Error::io("reading", &self.path, error))?
+                    {
                         return Ok(Some(line));
                     }
                 }

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use super::*;
 
 fn line(n: u32, stream: &str) -> String {
-    format!("{{\"log\":\"line {n}\\n\",\"stream\":\"{stream}\",\"time\":\"2026-01-01T00:00:{:02}.5Z\"}}\n", n % 60)
+    format!(
+        "{{\"log\":\"line {n}\\n\",\"stream\":\"{stream}\",\"time\":\"2026-01-01T00:00:{:02}.5Z\"}}\n",
+        n % 60
+    )
 }
 
 fn lines(range: std::ops::Range<u32>) -> String {
@@ -110,9 +113,11 @@ fn growth_half_lines_and_rotation_are_followed() {
 #[test]
 fn streams_times_and_torn_lines() {
     let (_dir, path) = log();
-    let text = [line(1, "stdout"), line(2, "stderr"), "{\"log\":\"torn\n".into(), "\n".into(), line(3, "stdout")];
+    let text =
+        [line(1, "stdout"), line(2, "stderr"), "{\"log\":\"torn\n".into(), "\n".into(), line(3, "stdout")];
     std::fs::write(&path, text.concat()).unwrap();
-    let check = |options: LogOptions, wanted: &[&str]| assert_eq!(drain(&mut reader(&path, 1, options)), wanted);
+    let check =
+        |options: LogOptions, wanted: &[&str]| assert_eq!(drain(&mut reader(&path, 1, options)), wanted);
     check(LogOptions { stderr: true, ..LogOptions::default() }, &["line 2\n"]);
     check(LogOptions { stdout: true, ..LogOptions::default() }, &["line 1\n", "line 3\n"]);
     let at = |second: i64| {
@@ -121,7 +126,10 @@ fn streams_times_and_torn_lines() {
     };
     check(LogOptions { since: at(2), ..both() }, &["line 2\n", "line 3\n"]);
     check(LogOptions { until: at(2), ..both() }, &["line 1\n", "line 2\n"]);
-    check(LogOptions { timestamps: true, since: at(3), ..both() }, &["2026-01-01T00:00:03.500000000Z line 3\n"]);
+    check(
+        LogOptions { timestamps: true, since: at(3), ..both() },
+        &["2026-01-01T00:00:03.500000000Z line 3\n"],
+    );
 }
 
 #[test]

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a new daemon makes of what an old one left.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use berth_domain::Status;
+use serde_json::json;
+
+use crate::Condition;
+use crate::fake::{Fixture, Left};
+
+fn status(f: &Fixture, name: &str) -> (Status, i32) {
+    let now = f.engine.container_inspect(name).expect(name);
+    (now.state.status, now.state.exit_code)
+}
+
+#[tokio::test]
+async fn what_runs_is_taken_back() {
+    let f = Fixture::new().await;
+    let id = f.create("c1", json!({"Labels": {"x": "1"}})).await;
+    f.engine.container_start("c1", None).await.unwrap();
+    let before = f.engine.container_inspect("c1").unwrap();
+    let f = f.restart([(id.clone(), Left::Alive { launched: true })]).await;
+    let now = f.engine.container_inspect("c1").unwrap();
+    assert_eq!((now.state.status, now.state.pid), (Status::Running, 4242));
+    assert_eq!(
+        (&now.config, &now.host_config, &now.mounts),
+        (&before.config, &before.host_config, &before.mounts)
+    );
+    assert_eq!((&now.sandbox, now.state.started_at), (&before.sandbox, before.state.started_at));
+    assert_eq!(*f.networks.adopted.lock().unwrap(), [id.to_string()]);
+    assert_eq!(*f.networks.swept.lock().unwrap(), Some(vec![id.to_string()]));
+    let wait = f.engine.container_wait("c1", Condition::NotRunning).unwrap();
+    f.engine.container_stop("c1", None, None).await.unwrap();
+    assert_eq!(wait.outcome().await.unwrap().code, 143);
+}
+
+#[tokio::test]
+async fn what_ended_meanwhile_has_its_code() {
+    let f = Fixture::new().await;
+    let ended = f.create("ended", json!({})).await;
+    let lost = f.create("lost", json!({})).await;
+    let empty = f.create("empty", json!({})).await;
+    f.create("created", json!({"HostConfig": {"RestartPolicy": {"Name": "always"}}})).await;
+    for name in ["ended", "lost", "empty"] {
+        f.engine.container_start(name, None).await.unwrap();
+    }
+    let left =
+        [(ended, Left::Ended(42)), (lost.clone(), Left::Lost), (empty, Left::Alive { launched: false })];
+    let f = f.restart(left).await;
+    assert_eq!(status(&f, "ended"), (Status::Exited, 42));
+    assert_eq!(status(&f, "lost"), (Status::Exited, 255));
+    assert_eq!(status(&f, "empty"), (Status::Exited, 255));
+    assert_eq!(status(&f, "created"), (Status::Created, 0));
+    f.check_nothing_left(&lost);
+    let f = f.restart([]).await;
+    assert_eq!(status(&f, "ended"), (Status::Exited, 42));
+}
+
+#[tokio::test]
+async fn a_host_that_was_rebooted_left_no_run_directories() {
+    let f = Fixture::new().await;
+    f.create("c1", json!({})).await;
+    f.engine.container_start("c1", None).await.unwrap();
+    std::fs::remove_dir_all(f.root.path().join("run")).unwrap();
+    let f = f.restart([]).await;
+    assert_eq!(status(&f, "c1"), (Status::Exited, 255));
+    assert!(f.engine.container_inspect("c1").unwrap().state.finished_at.is_some());
+}
+
+#[tokio::test]
+async fn policies_apply_once_at_start() {
+    let f = Fixture::new().await;
+    let policy = |name: &str| json!({"HostConfig": {"RestartPolicy": {"Name": name}}});
+    for (name, asked) in
+        [("always", "always"), ("stopped", "unless-stopped"), ("unless", "unless-stopped"), ("no", "no")]
+    {
+        f.create(name, policy(asked)).await;
+        f.engine.container_start(name, None).await.unwrap();
+    }
+    f.engine.container_stop("always", None, None).await.unwrap();
+    f.engine.container_stop("stopped", None, None).await.unwrap();
+    let f = f.restart([]).await;
+    f.until("always", |now| now.state.status == Status::Running).await;
+    f.until("unless", |now| now.state.status == Status::Running).await;
+    assert_eq!(status(&f, "stopped"), (Status::Exited, 143));
+    assert_eq!(status(&f, "no"), (Status::Exited, 255));
+}
+
+#[tokio::test]
+async fn an_interrupted_self_removal_is_finished() {
+    let f = Fixture::new().await;
+    let id = f.create("c1", json!({"HostConfig": {"AutoRemove": true}})).await;
+    f.engine.container_start("c1", None).await.unwrap();
+    let f = f.restart([(id.clone(), Left::Ended(0))]).await;
+    // Gone already, or about to be.
+    if let Ok(wait) = f.engine.container_wait(id.as_str(), Condition::Removed) {
+        wait.outcome().await.unwrap();
+    }
+    assert!(!f.root.path().join("data/containers").join(id.as_str()).exists());
+}
+
+#[tokio::test]
+async fn bad_records_are_left_aside_and_the_rest_goes_on() {
+    let f = Fixture::new().await;
+    let torn = f.create("torn", json!({})).await;
+    let newer = f.create("newer", json!({})).await;
+    let state = f.create("state", json!({})).await;
+    f.create("good", json!({})).await;
+    let dir = |id: &berth_domain::ContainerId| f.root.path().join("data/containers").join(id.as_str());
+    std::fs::write(dir(&torn).join("config.json"), "{\"schema\":1").unwrap();
+    std::fs::write(dir(&newer).join("config.json"), "{\"schema\":999}").unwrap();
+    std::fs::write(dir(&state).join("state.json"), "").unwrap();
+    let half = f.root.path().join("data/containers").join("a".repeat(64));
+    std::fs::create_dir(&half).unwrap();
+    let (torn_dir, newer_dir) = (dir(&torn), dir(&newer));
+    let f = f.restart([]).await;
+    assert_eq!(status(&f, "good"), (Status::Created, 0));
+    assert_eq!(status(&f, "state"), (Status::Exited, 255));
+    assert_eq!(f.engine.counts().all, 2);
+    assert!(torn_dir.exists() && newer_dir.exists(), "they are a person's to look at");
+    assert!(!half.exists(), "half a create is nobody's");
+}
+
+#[tokio::test]
+async fn names_and_renames_are_kept() {
+    let f = Fixture::new().await;
+    let id = f.create("old", json!({})).await;
+    f.engine.container_rename("old", "new").await.unwrap();
+    let f = f.restart([]).await;
+    assert_eq!(f.engine.resolve("new").unwrap(), id);
+    f.engine.resolve("old").expect_err("renamed");
+    f.try_create("new", json!({})).await.expect_err("taken");
+}
