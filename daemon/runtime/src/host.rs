@@ -156,9 +156,12 @@ fn limits(hierarchies: &Hierarchies) -> Limits {
             let listing = std::fs::read_dir(&root).into_iter().flatten().flatten();
             listing.map(|entry| entry.path()).any(|path| path.join(file).exists())
         };
+        // Where no child has limits of memory yet, none can tell; only a kernel without swap keeps no account of it.
+        let swap =
+            child_has("memory.swap.max") || (!child_has("memory.max") && Path::new("/proc/swaps").exists());
         return Limits {
             memory: has("memory"),
-            swap: has("memory") && child_has("memory.swap.max"),
+            swap: has("memory") && swap,
             memory_reservation: has("memory"),
             memory_swappiness: false,
             oom_kill_disable: false,

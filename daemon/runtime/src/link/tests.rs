@@ -104,7 +104,7 @@ async fn descriptors_travel_both_ways() {
         other => panic!("{other:?}"),
     })
     .unwrap();
-    let (mut read, write) = std::io::pipe().unwrap();
+    let (mut read, write) = std::os::unix::net::UnixStream::pair().unwrap();
     let exec = berth_shim_proto::Exec {
         exec_id: "e".into(),
         process: serde_json::json!({}),
