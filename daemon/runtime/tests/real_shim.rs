@@ -20,6 +20,7 @@ struct Bed {
     facts: HostFacts,
     cache: SeccompCache,
     id: ContainerId,
+    cgroup_parent: String,
 }
 
 fn bed(n: u8) -> Bed {
@@ -42,6 +43,7 @@ fn bed(n: u8) -> Bed {
         facts: HostFacts::probe().unwrap(),
         cache: SeccompCache::new(),
         id: ContainerId::from_bytes([n ^ pid; 32]),
+        cgroup_parent: format!("/berth-runtime-test-{n}"),
     }
 }
 
@@ -57,6 +59,13 @@ fn attach(fd: u16) -> Attach {
     }
 }
 
+impl Drop for Bed {
+    fn drop(&mut self) {
+        let hierarchies = berth_sys::cgroup::Hierarchies::detect().expect("mountinfo");
+        hierarchies.remove(&self.cgroup_parent).expect("the tests' own cgroup");
+    }
+}
+
 impl Bed {
     fn path(&self, name: &str) -> String {
         self.dir.path().join(name).to_str().unwrap().to_owned()
@@ -68,7 +77,7 @@ impl Bed {
             cmd: Some(StrSlice::Many(args.iter().map(|a| (*a).to_owned()).collect())),
             ..ContainerConfig::default()
         };
-        let defaults = Defaults { cgroup_parent: "/berth-runtime-test".to_owned(), ..Defaults::default() };
+        let defaults = Defaults { cgroup_parent: self.cgroup_parent.clone(), ..Defaults::default() };
         spec::normalise(host, &defaults, &self.facts).unwrap();
         let built = spec::build(&SpecInput {
             id: &self.id,
