@@ -119,6 +119,12 @@ pub(crate) fn normalise(
             host.log_config.config.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }
+    if host.ipc_mode.is_empty() {
+        host.ipc_mode.clone_from(&engine.default_ipc_mode);
+    }
+    if host.cgroupns_mode.is_empty() {
+        host.cgroupns_mode.clone_from(&engine.default_cgroupns_mode);
+    }
     if host.runtime.is_empty() {
         host.runtime.clone_from(&engine.default_runtime);
     }

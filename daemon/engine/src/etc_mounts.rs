@@ -99,7 +99,7 @@ impl Engine {
         if is_stub(&resolv_conf) && !host_network {
             resolv_conf = read_host(RESOLVED_CONF)?;
         }
-        if !host_network || !(servers.is_empty() && search.is_empty() && options.is_empty()) {
+        if !(host_network && servers.is_empty() && search.is_empty() && options.is_empty()) {
             resolv_conf =
                 Resolver { servers: &servers, search: &search, options: &options }.render(&resolv_conf);
         }

@@ -92,9 +92,8 @@ impl Shared {
             }
             queue.idle = false;
             if !queue.closing {
-                drop(queue);
-                std::thread::sleep(GATHER);
-                queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                let gathered = self.wake.wait_timeout_while(queue, GATHER, |queue| !queue.closing);
+                queue = gathered.unwrap_or_else(PoisonError::into_inner).0;
             }
             let files = std::mem::take(&mut queue.files);
             drop(queue);

@@ -245,7 +245,7 @@ impl Engine {
         match guard {
             Ok(guard) => guard.keep(),
             Err(error) => {
-                tracing::error!(container = %now.id, error = error.chain(), "a container has no name")
+                tracing::error!(container = %now.id, error = error.chain(), "a container has no name");
             }
         }
         let id = now.id.clone();

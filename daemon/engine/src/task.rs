@@ -59,7 +59,7 @@ pub(crate) enum Starter {
 pub(crate) enum Done {
     Start(Result<Started, StartFailure>),
     Freeze { frozen: bool, result: Result<(), ShimError>, reply: Reply<()> },
-    Update(crate::container::update::Updated),
+    Update(Box<crate::container::update::Updated>),
     Remove(Result<()>),
 }
 
@@ -269,7 +269,7 @@ impl Task {
             Done::Start(Ok(started)) => self.started(started).await,
             Done::Start(Err(failure)) => self.start_failed(failure).await,
             Done::Freeze { frozen, result, reply } => self.frozen(frozen, result, reply),
-            Done::Update(updated) => self.updated(updated).await,
+            Done::Update(updated) => self.updated(*updated).await,
             Done::Remove(result) => self.removed(result),
         }
     }

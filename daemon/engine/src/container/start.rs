@@ -174,10 +174,9 @@ impl Flight {
             cancel.race(engine.backends.networks.create(&self.id, request)),
             engine.backends.shims.spawn(&self.id, &paths.run_dir)
         );
-        let shim = shim.map(|shim| {
-            undo.push(Step::Shim(Arc::clone(&shim), shim.events()));
-            shim
-        });
+        if let Ok(shim) = &shim {
+            undo.push(Step::Shim(Arc::clone(shim), shim.events()));
+        }
         let sandbox = sandbox.ok_or_else(|| cancelled(&self.id))?;
         let sandbox = sandbox.map_err(|error| error.context("failed to set up container networking"))?;
         let shim = shim?;
@@ -192,7 +191,7 @@ impl Flight {
         let guests = cancel.race(self.door.gather()).await.ok_or_else(|| cancelled(&self.id))?;
         engine.fault("guests")?;
         let since = Instant::now();
-        let (launch, fds) = self.launch(lower, &sandbox, seccomp.as_ref(), &guests);
+        let (launch, fds) = self.launch(&lower, &sandbox, seccomp.as_ref(), &guests);
         let launched = cancel.race(shim.launch(launch, fds)).await.ok_or_else(|| cancelled(&self.id))?;
         let (pid, warnings) = launched.map_err(launch_failure)?;
         engine.fault("launch")?;
@@ -334,7 +333,7 @@ impl Flight {
 
     fn launch<'a>(
         &self,
-        lower: Vec<PathBuf>,
+        lower: &[PathBuf],
         sandbox: &'a Sandbox,
         seccomp: Option<&'a SeccompFilter>,
         guests: &'a [Guest],

@@ -53,7 +53,7 @@ impl Task {
                         Some(shim) => shim.update(resources).await,
                         None => Ok(()),
                     };
-                    Done::Update(Updated { host, warnings, result, reply })
+                    Done::Update(Box::new(Updated { host, warnings, result, reply }))
                 }));
             }
         }

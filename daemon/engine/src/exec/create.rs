@@ -30,7 +30,7 @@ impl Engine {
         getrandom::fill(&mut bytes).map_err(|error| Error::internal(format!("no random bytes: {error}")))?;
         let id = ExecId::from_bytes(bytes);
         let action = format!("exec_create: {}", words(&config.cmd));
-        self.execs.add(id.clone(), handle.id.clone(), config, Phase::Created);
+        self.execs.add(&id, handle.id.clone(), config, Phase::Created);
         self.container_event(&handle.now(), &action, &[("execID", id.to_string())]);
         Ok(id)
     }

@@ -90,7 +90,7 @@ impl Execs {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, id: ExecId, container: ContainerId, config: ExecConfig, phase: Phase) {
+    fn add(&self, id: &ExecId, container: ContainerId, config: ExecConfig, phase: Phase) {
         let mut inner = self.lock();
         inner.serial += 1;
         let mut idle: Vec<(u64, String)> = inner
@@ -187,7 +187,7 @@ impl Engine {
     pub(crate) fn exec_found(&self, container: &ContainerId, exec: &str, code: Option<i32>) {
         let Ok(id) = exec.parse::<ExecId>() else { return };
         let phase = code.map_or(Phase::Running, Phase::Ended);
-        self.execs.add(id, container.clone(), ExecConfig::default(), phase);
+        self.execs.add(&id, container.clone(), ExecConfig::default(), phase);
     }
 
     /// The execs of a container that may still run, oldest first, for `ExecIDs`.
