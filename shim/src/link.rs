@@ -9,6 +9,7 @@ use berth_shim_proto::{Event, Failure, FailureKind, FromShim, PacketError, Reply
 use rustix::event::PollFlags;
 use rustix::fs::OFlags;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::say::say;
 use crate::watch::{Token, Watch};
@@ -21,7 +22,7 @@ const QUEUE: usize = 1024;
 #[derive(Debug, Deserialize)]
 pub(crate) struct Incoming {
     pub(crate) id: u64,
-    pub(crate) request: serde_json::Value,
+    pub(crate) request: Box<RawValue>,
 }
 
 /// Where an answer belongs: request id and the connection on which it came.
@@ -70,7 +71,7 @@ impl Link {
     }
 
     /// The next request, with its descriptors.
-    pub(crate) fn receive(&mut self) -> Option<(Asker, serde_json::Value, Vec<OwnedFd>)> {
+    pub(crate) fn receive(&mut self) -> Option<(Asker, Box<RawValue>, Vec<OwnedFd>)> {
         let socket = self.socket.as_ref()?;
         match berth_shim_proto::recv::<Incoming>(socket) {
             Ok(packet) => {

@@ -7,6 +7,8 @@ use berth_shim_proto::{
     Attach, Event, Exec, Failure, FailureKind, Launch, Reply, Request, Target, TerminalSize,
 };
 
+use serde_json::value::RawValue;
+
 use crate::container::{Container, Fds, INIT, Pending, Then};
 use crate::link::Asker;
 use crate::process::Process;
@@ -20,8 +22,8 @@ const FDS_OF_EXEC: u64 = 8;
 
 impl Shim {
     /// Answers one request, at once or when it is done.
-    pub(crate) fn serve(&mut self, asker: Asker, request: serde_json::Value, fds: Vec<OwnedFd>) {
-        match serde_json::from_value::<Request>(request) {
+    pub(crate) fn serve(&mut self, asker: Asker, request: &RawValue, fds: Vec<OwnedFd>) {
+        match serde_json::from_str::<Request>(request.get()) {
             Ok(request) => match self.attempt(asker, request, Fds::new(fds)) {
                 Ok(Some(reply)) => self.link.reply(asker, reply),
                 Ok(None) => {}
@@ -79,7 +81,7 @@ impl Shim {
             }
             Request::Signal { target, signal, all } => container.signal(asker, &target, signal, all),
             Request::Freeze { frozen } => container.freeze(asker, frozen),
-            Request::Update { resources } => container.update(asker, resources),
+            Request::Update { resources } => container.update(asker, &resources),
         }
     }
 
@@ -240,7 +242,7 @@ impl Container {
         }
     }
 
-    fn update(&mut self, asker: Asker, resources: serde_json::Value) -> Outcome<Option<Reply>> {
+    fn update(&mut self, asker: Asker, resources: &serde_json::Value) -> Outcome<Option<Reply>> {
         self.running(&Target::Init)?;
         match &mut self.runtime {
             Runtime::Native(native) => {
@@ -250,7 +252,7 @@ impl Container {
                 Ok(Some(Reply::Done))
             }
             Runtime::Oci(oci) => {
-                let then = Then::Done(oci.update(&resources)?);
+                let then = Then::Done(oci.update(resources)?);
                 self.jobs.push(Pending { asker, then, late: false });
                 Ok(None)
             }

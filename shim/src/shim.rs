@@ -134,7 +134,7 @@ impl Shim {
         }
         for _ in 0..REQUESTS {
             let Some((asker, request, fds)) = self.link.receive() else { return };
-            self.serve(asker, request, fds);
+            self.serve(asker, &request, fds);
         }
     }
 

@@ -61,12 +61,16 @@ impl Cli {
         wait(&spawn(command, verb, log)?)
     }
 
-    /// Starts a command and leaves it to the loop.
-    pub(crate) fn start(&self, verb: &'static str, number: u64, args: &[&str]) -> Outcome<Job> {
+    /// Starts a command with flags before the container's id and operands after it, and leaves it to the loop.
+    pub(crate) fn start(
+        &self,
+        verb: &'static str,
+        number: u64,
+        flags: &[&str],
+        operands: &[&str],
+    ) -> Outcome<Job> {
         let (mut command, log) = self.command(verb, number);
-        // `kill` takes its signal after the id.
-        let (before, after) = if verb == "kill" { (&[][..], args) } else { (args, &[][..]) };
-        command.args(before).arg(&self.id).args(after);
+        command.args(flags).arg(&self.id).args(operands);
         spawn(command, verb, log)
     }
 }

@@ -136,21 +136,21 @@ impl Oci {
 
     pub(crate) fn signal(&mut self, signal: i32, all: bool) -> Outcome<Job> {
         let signal = signal.to_string();
-        let args: &[&str] = if all { &[&signal, "--all"] } else { &[&signal] };
+        let flags: &[&str] = if all { &["--all"] } else { &[] };
         let number = self.next();
-        self.cli.start("kill", number, args)
+        self.cli.start("kill", number, flags, &[&signal])
     }
 
     pub(crate) fn freeze(&mut self, frozen: bool) -> Outcome<Job> {
         let number = self.next();
-        self.cli.start(if frozen { "pause" } else { "resume" }, number, &[])
+        self.cli.start(if frozen { "pause" } else { "resume" }, number, &[], &[])
     }
 
     pub(crate) fn update(&mut self, resources: &Value) -> Outcome<Job> {
         let number = self.next();
-        let file = self.cli.bundle.join(format!("resources-{number}.json"));
+        let file = self.cli.bundle.join("resources.json");
         write_json(&file, resources)?;
-        self.cli.start("update", number, &["--resources", &file.to_string_lossy()])
+        self.cli.start("update", number, &["--resources", &file.to_string_lossy()], &[])
     }
 
     /// Removes what the runtime holds of the container, whatever state it is in.

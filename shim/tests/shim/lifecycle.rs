@@ -11,6 +11,7 @@ crate::with_each_builder! {
     a_container_runs_and_its_code_is_told
     death_by_signal_is_128_and_the_number
     a_signal_reaches_init
+    a_signal_for_all
     a_signal_nobody_can_get
     the_spec_user_and_network_are_completed
     no_descriptor_and_no_signal_state_leaks_in
@@ -54,6 +55,21 @@ fn a_signal_reaches_init(builder: Builder) {
     client.until("ready\n");
     assert_eq!(rig.signal(Target::Init, libc::SIGUSR1), Reply::Done);
     client.until("got it\n");
+    assert_eq!(rig.exited().code, 7);
+}
+
+fn a_signal_for_all(builder: Builder) {
+    let script = "trap 'exit 7' USR1; echo ready; while :; do sleep 1000 & wait $!; done";
+    let mut rig = Rig::new(builder, &["sh", "-c", script]);
+    let mut client = rig.client(|_| {});
+    rig.launch();
+    client.until("ready\n");
+    let (reply, mut exec) = rig.exec("e", &["sh", "-c", "echo up; exec sleep 1000"], |_| {});
+    assert!(matches!(reply, Reply::ExecStarted { .. }), "{reply:?}");
+    exec.until("up\n");
+    rig.done(Request::Signal { target: Target::Init, signal: libc::SIGUSR1, all: true });
+    // Either may be reaped first; an init that ends takes the exec along.
+    assert!([137, 138].contains(&rig.exec_exited("e")));
     assert_eq!(rig.exited().code, 7);
 }
 
