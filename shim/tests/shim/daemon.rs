@@ -12,6 +12,7 @@ crate::with_each_builder! {
     an_end_without_a_daemon_is_on_disk
     held_descriptors_come_back
     a_second_daemon_replaces_the_first
+    a_daemon_that_dies_in_the_middle_of_a_launch
 }
 
 fn state(rig: &mut Rig) -> State {
@@ -100,6 +101,17 @@ fn a_second_daemon_replaces_the_first(builder: Builder) {
     assert!(rig.receive().is_none());
     rig.replace_connection(second);
     assert!(state(&mut rig).init.is_some());
+    rig.kill();
+}
+
+fn a_daemon_that_dies_in_the_middle_of_a_launch(builder: Builder) {
+    let mut rig = Rig::new(builder, &["sh", "-c", "echo up; sleep 1000"]);
+    let mut client = rig.client(|_| {});
+    rig.launch_and_die();
+    client.until("up\n");
+    rig.connect();
+    let pids: PidRecord = serde_json::from_slice(&fs::read(rig.bundle().join(PID_FILE)).unwrap()).unwrap();
+    assert_eq!(state(&mut rig).init, Some(pids.init));
     rig.kill();
 }
 

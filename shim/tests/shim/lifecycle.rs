@@ -2,10 +2,11 @@
 //! From launch to exit.
 
 use std::fs;
+use std::time::Instant;
 
 use berth_shim_proto::*;
 
-use crate::rig::{Builder, Rig, cgroups};
+use crate::rig::{Builder, DEADLINE, Rig, cgroups};
 
 crate::with_each_builder! {
     a_container_runs_and_its_code_is_told
@@ -22,6 +23,7 @@ crate::with_each_builder! {
     freezing
     a_frozen_container_can_be_killed
     children_of_init_die_with_it
+    orphans_are_reaped
     out_of_memory_is_reported
     limits_can_be_changed
 }
@@ -200,6 +202,26 @@ fn children_of_init_die_with_it(builder: Builder) {
     rig.launch();
     client.until("ready\n");
     assert!(!cgroups(&rig.id).is_empty());
+    client.send("\n");
+    assert_eq!(rig.exited().code, 0);
+}
+
+fn orphans_are_reaped(builder: Builder) {
+    let mut rig = Rig::new(builder, &["sh", "-c", "(echo one & echo two & ); read line"]);
+    rig.launch.open_stdin = true;
+    rig.spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "pid");
+    let mut client = rig.client(|_| {});
+    let pid = rig.launch();
+    let both = client.until("o\n");
+    if !both.contains("one") {
+        client.until("one\n");
+    }
+    let children = format!("/proc/{0}/task/{0}/children", rig.shim_pid());
+    let deadline = Instant::now() + DEADLINE;
+    while fs::read_to_string(&children).unwrap().trim() != pid.to_string() {
+        assert!(Instant::now() < deadline, "{}", fs::read_to_string(&children).unwrap());
+        assert!(matches!(rig.ask(Request::State), Reply::State(_)));
+    }
     client.send("\n");
     assert_eq!(rig.exited().code, 0);
 }

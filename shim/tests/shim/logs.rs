@@ -10,6 +10,7 @@ use crate::rig::{Builder, Rig, records};
 crate::with_each_builder! {
     lines_of_every_kind
     files_rotate
+    a_terminals_last_words_are_kept
 }
 
 fn lines_of_every_kind(builder: Builder) {
@@ -60,6 +61,16 @@ fn files_rotate(builder: Builder) {
     let expected: Vec<String> = (first..=2000).map(|number| format!("{number}\n")).collect();
     assert_eq!(all.into_iter().map(|(_, text)| text).collect::<Vec<_>>(), expected);
     assert!(!rig.dir.path().join("log.json.4").exists());
+}
+
+fn a_terminals_last_words_are_kept(builder: Builder) {
+    let mut rig = Rig::new(builder, &["seq", "1", "5000"]);
+    rig.launch.terminal = Some(TerminalSize { height: 24, width: 80 });
+    rig.launch();
+    assert_eq!(rig.exited().code, 0);
+    let texts: Vec<String> = rig.log().into_iter().map(|(_, text)| text).collect();
+    let expected: Vec<String> = (1..=5000).map(|number| format!("{number}\r\n")).collect();
+    assert_eq!(texts, expected);
 }
 
 #[test]

@@ -148,6 +148,16 @@ impl Rig {
         self.ask_with(Request::Launch(Box::new(self.launch.clone())), &borrowed)
     }
 
+    /// Sends the launch and drops the connection.
+    pub fn launch_and_die(&mut self) {
+        fs::write(self.bundle().join(SPEC_FILE), self.spec.to_string()).unwrap();
+        let fds = std::mem::take(&mut self.fds);
+        let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        let request = Request::Launch(Box::new(self.launch.clone()));
+        send(self.socket.as_ref().unwrap(), &ToShim { id: 1, request }, &borrowed).unwrap();
+        self.drop_connection();
+    }
+
     /// Launches; returns init's pid.
     pub fn launch(&mut self) -> i32 {
         match self.try_launch() {
