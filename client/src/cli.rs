@@ -47,7 +47,7 @@ macro_rules! verbs {
             run: |context, argv| Box::pin(async move {
                 let args: verbs::$module::Args = match parse($name, $about, argv.into_iter()) {
                     Ok(args) => args,
-                    Err(error) => return usage(&error),
+                    Err(error) => return usage($name, &error),
                 };
                 verbs::$module::run(&context, args).await
             }),
@@ -197,14 +197,29 @@ fn print_help() -> Result<()> {
     Ok(())
 }
 
-fn usage(error: &clap::Error) -> Result<u8> {
+/// In the docker CLI's words and with its codes: 125 for a flag, 1 for arguments that are missing.
+fn usage(name: &str, error: &clap::Error) -> Result<u8> {
+    use clap::error::{ContextKind, ErrorKind};
     let text = error.render().to_string();
-    if error.use_stderr() {
-        Err(Fail::new(text.trim_end()).code(125))
-    } else {
+    if !error.use_stderr() {
         print!("{text}");
-        Ok(0)
+        return Ok(0);
     }
+    let named = |kind| error.get(kind).map(ToString::to_string).unwrap_or_default();
+    let usage = text.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or_default();
+    let usage = format!("\n\nUsage:  {}\n\nRun 'berth {name} --help' for more information", usage.trim());
+    Err(match error.kind() {
+        ErrorKind::UnknownArgument => {
+            let what = named(ContextKind::InvalidArg);
+            let kind = if what.starts_with('-') { "unknown flag" } else { "unexpected argument" };
+            Fail::new(format!("{kind}: {what}{usage}")).code(125)
+        }
+        ErrorKind::MissingRequiredArgument | ErrorKind::TooFewValues => Fail::new(format!(
+            "berth: 'berth {name}' requires more arguments: {}{usage}",
+            named(ContextKind::InvalidArg)
+        )),
+        _ => Fail::new(text.trim_end()).code(125),
+    })
 }
 
 /// Reads a verb's own part of the command line.

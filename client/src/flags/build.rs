@@ -88,6 +88,7 @@ pub(crate) fn body(
         stop_timeout: flags.stop_timeout,
         ..ContainerConfig::default()
     };
+    let (cap_add, cap_drop) = security::capabilities(&flags.cap_add, &flags.cap_drop);
     let (security_opt, unmask) = security::options(&flags.security_opt)?;
     let host_config = HostConfig {
         binds: some(&binds),
@@ -103,8 +104,8 @@ pub(crate) fn body(
         volume_driver: text(&flags.volume_driver),
         volumes_from: some(&flags.volumes_from),
         annotations: map(&flags.annotation),
-        cap_add: some(&flags.cap_add),
-        cap_drop: some(&flags.cap_drop),
+        cap_add: some(&cap_add),
+        cap_drop: some(&cap_drop),
         cgroupns_mode: text(&flags.cgroupns),
         dns: flags.dns.iter().map(|d| network::dns(d)).collect::<Result<_>>()?,
         dns_options: flags.dns_option.clone(),

@@ -31,10 +31,40 @@ pub(crate) fn options(flags: &[String]) -> Result<(Vec<String>, bool)> {
     Ok((options, unmask))
 }
 
+/// Capabilities to add and to drop in the API's form: `CAP_` in front, each once, and what is added is
+/// not dropped as well.
+pub(crate) fn capabilities(add: &[String], drop: &[String]) -> (Vec<String>, Vec<String>) {
+    let normal = |list: &[String]| {
+        let mut all: Vec<String> = list
+            .iter()
+            .map(|name| name.trim().to_ascii_uppercase())
+            .map(|name| if name == "ALL" || name.starts_with("CAP_") { name } else { format!("CAP_{name}") })
+            .collect();
+        all.sort();
+        all.dedup();
+        if all.iter().any(|name| name == "ALL") { vec!["ALL".to_owned()] } else { all }
+    };
+    let (add, mut drop) = (normal(add), normal(drop));
+    drop.retain(|name| name == "ALL" || !add.contains(name));
+    (add, drop)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn capabilities_have_one_form() {
+        let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        let check = |add: &[&str], drop: &[&str], expected: [&[&str]; 2]| {
+            let got = capabilities(&own(add), &own(drop));
+            assert_eq!(got, (own(expected[0]), own(expected[1])), "{add:?} {drop:?}");
+        };
+        check(&["net_admin", "CAP_NET_ADMIN"], &["all"], [&["CAP_NET_ADMIN"], &["ALL"]]);
+        check(&["ALL", "chown"], &["mknod"], [&["ALL"], &["CAP_MKNOD"]]);
+        check(&["chown"], &["chown", "kill"], [&["CAP_CHOWN"], &["CAP_KILL"]]);
+    }
 
     #[test]
     fn profiles_are_read_and_system_paths_taken_out() {

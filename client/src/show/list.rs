@@ -57,16 +57,19 @@ impl List<'_> {
             return self.each(&Template::parse("{{json .}}")?);
         }
         let unescaped = |text: &str| text.replace("\\t", "\t").replace("\\n", "\n");
+        let headings: Map<String, Value> =
+            self.all.iter().map(|(field, heading)| ((*field).to_owned(), (*heading).into())).collect();
+        let headings = Value::Object(headings);
         match format.strip_prefix("table ") {
-            None => self.each(&Template::parse(&unescaped(format))?),
+            None => {
+                let template = Template::parse(&unescaped(format))?;
+                // A field that does not exist is an error also where there are no rows.
+                template.render(&headings)?;
+                self.each(&template)
+            }
             Some(columns) => {
                 let template = Template::parse(&unescaped(columns))?;
-                let headings: Map<String, Value> = self
-                    .all
-                    .iter()
-                    .map(|(field, heading)| ((*field).to_owned(), (*heading).into()))
-                    .collect();
-                let mut lines = vec![template.render(&Value::Object(headings))?];
+                let mut lines = vec![template.render(&headings)?];
                 for row in &self.rows {
                     lines.push(template.render(&row.value())?);
                 }

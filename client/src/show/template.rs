@@ -42,6 +42,11 @@ fn bad(why: impl std::fmt::Display) -> Fail {
     Fail::new(format!("template parsing error: {why}")).code(64)
 }
 
+/// A template that was read, but not with this value.
+fn cannot(why: impl std::fmt::Display) -> Fail {
+    Fail::new(format!("template parsing error: {why}"))
+}
+
 impl Template {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         let mut parser = Parser { rest: text, trim: false };
@@ -249,7 +254,7 @@ fn render(nodes: &[Node], dot: &Value, root: &Value, out: &mut String) -> Result
                     Value::Array(items) => items,
                     Value::Object(map) => map.into_iter().map(|(_, value)| value).collect(),
                     Value::Null => Vec::new(),
-                    other => return Err(bad(format!("range can't iterate over {}", show(&other)))),
+                    other => return Err(cannot(format!("range can't iterate over {}", show(&other)))),
                 };
                 if items.is_empty() {
                     render(otherwise, dot, root, out)?;
@@ -293,7 +298,7 @@ fn call(command: &[Word], piped: Option<Value>, dot: &Value, root: &Value) -> Re
             }
         }
         word if arguments.is_empty() => value(word),
-        _ => Err(bad("a value that is no function has arguments")),
+        _ => Err(cannot("a value that is no function has arguments")),
     }
 }
 
@@ -302,10 +307,12 @@ fn field(dot: &Value, path: &[String]) -> Result<Value> {
     for name in path {
         value = match value {
             Value::Object(map) => map.get(name).ok_or_else(|| {
-                bad(format!("map has no entry for key {name:?} (at <.{}>)", path.join(".")))
+                cannot(format!("map has no entry for key {name:?} (at <.{}>)", path.join(".")))
             })?,
-            Value::Null => return Err(bad(format!("nil has no field {name:?} (at <.{}>)", path.join(".")))),
-            _ => return Err(bad(format!("can't evaluate field {name} (at <.{}>)", path.join(".")))),
+            Value::Null => {
+                return Err(cannot(format!("nil has no field {name:?} (at <.{}>)", path.join("."))));
+            }
+            _ => return Err(cannot(format!("can't evaluate field {name} (at <.{}>)", path.join(".")))),
         };
     }
     Ok(value.clone())
@@ -314,12 +321,12 @@ fn field(dot: &Value, path: &[String]) -> Result<Value> {
 fn function(name: &str, arguments: &[Value]) -> Result<Value> {
     let text = |f: &dyn Fn(&str) -> String| match arguments {
         [Value::String(s)] => Ok(Value::String(f(s))),
-        _ => Err(bad(format!("{name} takes one string"))),
+        _ => Err(cannot(format!("{name} takes one string"))),
     };
     match (name, arguments) {
         ("json", [value]) => {
             let shown = without_hidden(value);
-            Ok(serde_json::to_string(&shown).map_err(|e| bad(e))?.into())
+            Ok(serde_json::to_string(&shown).map_err(cannot)?.into())
         }
         ("upper", _) => text(&str::to_uppercase),
         ("lower", _) => text(&str::to_lowercase),
@@ -339,7 +346,7 @@ fn function(name: &str, arguments: &[Value]) -> Result<Value> {
             Value::Array(a) => Ok(a.len().into()),
             Value::Object(m) => Ok(m.len().into()),
             Value::Null => Ok(0.into()),
-            _ => Err(bad("len of a value that has no length")),
+            _ => Err(cannot("len of a value that has no length")),
         },
         ("index", [value, keys @ ..]) => {
             let mut found = value;
@@ -352,9 +359,9 @@ fn function(name: &str, arguments: &[Value]) -> Result<Value> {
                     (Value::Array(items), Value::Number(n)) => n
                         .as_u64()
                         .and_then(|n| items.get(usize::try_from(n).ok()?))
-                        .ok_or_else(|| bad(format!("index out of range: {n}")))?,
-                    (Value::Null, _) => return Err(bad("index of untyped nil")),
-                    _ => return Err(bad("can't index that")),
+                        .ok_or_else(|| cannot(format!("index out of range: {n}")))?,
+                    (Value::Null, _) => return Err(cannot("index of untyped nil")),
+                    _ => return Err(cannot("can't index that")),
                 };
             }
             Ok(found.clone())
@@ -377,9 +384,9 @@ fn function(name: &str, arguments: &[Value]) -> Result<Value> {
             Ok(s.chars().take(n).collect::<String>().into())
         }
         ("json" | "join" | "split" | "index" | "not" | "and" | "or" | "eq" | "ne" | "truncate", _) => {
-            Err(bad(format!("wrong arguments for {name}")))
+            Err(cannot(format!("wrong arguments for {name}")))
         }
-        _ => Err(bad(format!("function {name:?} not defined"))),
+        _ => Err(cannot(format!("function {name:?} not defined"))),
     }
 }
 

@@ -204,7 +204,7 @@ fn ports(ports: &[Port]) -> String {
         let group = open.iter_mut().find(|(ip, kind, ..)| *ip == port.ip && *kind == port.r#type);
         match group {
             Some((_, _, _, last)) if last.checked_add(1) == Some(port.private_port) => {
-                *last = port.private_port
+                *last = port.private_port;
             }
             Some((ip, kind, first, last)) => {
                 shown.push(range(ip, kind, *first, *last));

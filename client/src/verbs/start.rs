@@ -32,11 +32,21 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
         return attended(&api, &args).await;
     }
     let (api, keys) = (&api, &args.detach_keys);
-    each(&args.containers, |name| async move {
-        api.done(Ask::post(format!("/containers/{name}/start")).maybe("detachKeys", Some(keys))).await?;
+    let failed = std::cell::RefCell::new(Vec::new());
+    let remembered = &failed;
+    let outcome = each(&args.containers, |name| async move {
+        let ask = Ask::post(format!("/containers/{name}/start")).maybe("detachKeys", Some(keys));
+        if let Err(fail) = api.done(ask).await {
+            remembered.borrow_mut().push(name);
+            return Err(fail);
+        }
         Ok(Some(name))
     })
-    .await?;
+    .await;
+    outcome.map_err(|fail| {
+        let names = failed.borrow().join(", ");
+        Fail { message: format!("Error: failed to start containers: {names}"), ..fail }
+    })?;
     Ok(0)
 }
 

@@ -68,6 +68,14 @@ fn line(out: &mut impl std::io::Write, name: &str, value: &Value) -> Result<()> 
     Ok(writeln!(out, "{:<19} {text}", format!("{name}:"))?)
 }
 
+/// `Tue Sep 15 11:02:57 2026`; what is no time stays as it is.
+fn readable(time: &str) -> String {
+    match time.parse::<jiff::Timestamp>() {
+        Ok(at) => at.strftime("%a %b %e %H:%M:%S %Y").to_string(),
+        Err(_) => time.to_owned(),
+    }
+}
+
 /// The engine, then its other parts.
 fn show(out: &mut impl std::io::Write, server: &Value) -> Result<()> {
     let platform = server["Platform"]["Name"].as_str().filter(|n| !n.is_empty());
@@ -83,8 +91,9 @@ fn show(out: &mut impl std::io::Write, server: &Value) -> Result<()> {
             for (label, name) in
                 [("  Go version", "GoVersion"), ("  Git commit", "GitCommit"), ("  Built", "BuildTime")]
             {
-                if !text(name).is_empty() {
-                    line(out, label, &details[name])?;
+                let value = if name == "BuildTime" { readable(text(name)) } else { text(name).to_owned() };
+                if !value.is_empty() {
+                    line(out, label, &value.into())?;
                 }
             }
             line(out, "  OS/Arch", &format!("{}/{}", text("Os"), text("Arch")).into())?;
