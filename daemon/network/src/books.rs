@@ -3,7 +3,7 @@
 //!
 //! The worker alone writes. Everybody reads, under a lock that is never held over a call to the kernel.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub(crate) const DEFAULT: &str = "bridge";
 pub(crate) struct Books {
     networks: BTreeMap<String, Network>,
     sandboxes: HashMap<ContainerId, Held>,
+    /// Links of namespaces made ahead.
+    ahead: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -115,6 +117,11 @@ impl Books {
         Err(last)
     }
 
+    /// How many addresses a network has left.
+    pub(crate) fn free_addresses(&self, network: &str) -> usize {
+        self.networks.get(network).map_or(0, |n| n.leases.iter().map(Leases::free).sum())
+    }
+
     pub(crate) fn give_back(&mut self, network: &str, ip: Ipv4Addr) {
         if let Some(network) = self.networks.get_mut(network) {
             for leases in network.leases.iter_mut().filter(|l| l.subnet().contains(&ip)) {
@@ -161,6 +168,31 @@ impl Books {
         Some(held)
     }
 
+    /// An endpoint is being made ahead; its lease has been taken.
+    pub(crate) fn dress(&mut self, endpoint: &EndpointRecord) {
+        self.ahead.extend(endpoint.link.clone());
+    }
+
+    /// An endpoint made ahead is nobody's: its address is free.
+    pub(crate) fn undress(&mut self, endpoint: &EndpointRecord) {
+        if let Some(ip) = endpoint.ipv4 {
+            self.give_back(&endpoint.network_id, ip);
+        }
+        if let Some(link) = &endpoint.link {
+            self.ahead.remove(link);
+        }
+    }
+
+    /// An endpoint made ahead is this container's from now on.
+    pub(crate) fn hand_over(&mut self, container: &ContainerId, endpoint: EndpointRecord) {
+        if let Some(link) = &endpoint.link {
+            self.ahead.remove(link);
+        }
+        if let Some(record) = self.sandbox_mut(container) {
+            record.endpoints.push(endpoint);
+        }
+    }
+
     /// Whether a container publishes this.
     pub(crate) fn is_published(&self, protocol: Protocol, ip: IpAddr, port: u16) -> bool {
         self.sandboxes
@@ -173,7 +205,7 @@ impl Books {
     pub(crate) fn knows_link(&self, name: &str) -> bool {
         let mut links =
             self.sandboxes.values().flat_map(|h| &h.record.endpoints).filter_map(|e| e.link.as_deref());
-        links.any(|link| link == name)
+        self.ahead.contains(name) || links.any(|link| link == name)
     }
 
     pub(crate) fn views(&self) -> Vec<NetworkView> {

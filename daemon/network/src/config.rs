@@ -40,8 +40,10 @@ pub struct NetworkConfig {
     pub default_host_ip: Ipv4Addr,
     /// Name of our nftables table in each family. Daemons that share a network namespace need different names (and bridges).
     pub table: String,
-    /// How many network namespaces are kept ready.
+    /// How many bare network namespaces are kept ready.
     pub namespace_pool: usize,
+    /// How many network namespaces are kept ready that are on the default bridge already, link and address included.
+    pub endpoint_pool: usize,
 }
 
 impl NetworkConfig {
@@ -60,7 +62,8 @@ impl NetworkConfig {
             ip_forward: true,
             default_host_ip: Ipv4Addr::UNSPECIFIED,
             table: "berth".into(),
-            namespace_pool: 2,
+            namespace_pool: 1,
+            endpoint_pool: 2,
         }
     }
 }

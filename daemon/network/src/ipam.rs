@@ -68,6 +68,12 @@ impl Leases {
         Ok(ip.into())
     }
 
+    /// How many `take_any` can give.
+    pub(crate) fn free(&self) -> usize {
+        let all = usize::try_from(self.last - self.first).unwrap_or(usize::MAX).saturating_add(1);
+        all - self.taken.range(self.first..=self.last).count().min(all)
+    }
+
     /// This address.
     pub(crate) fn take(&mut self, ip: Ipv4Addr) -> Result<(), NoAddress> {
         if !self.subnet.contains(&ip) {

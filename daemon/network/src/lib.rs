@@ -22,7 +22,8 @@
 //! | `books` | who has which address, port and link, in memory |
 //! | `ipam` | choosing subnets and addresses |
 //! | `ports` | reserving host ports by binding them |
-//! | `netns` | making network namespaces ahead of need |
+//! | `netns`, `pool` | making network namespaces, ahead of need |
+//! | `endpoint`, `sandbox` | plugging containers into networks |
 //! | `route` | links, addresses and routes (rtnetlink) |
 //! | `nft` | the nftables encoder, and our table |
 //! | `conntrack` | forgetting flows of ports that moved |
@@ -32,12 +33,14 @@ mod books;
 mod bridge;
 mod config;
 mod conntrack;
+mod endpoint;
 mod ipam;
 mod mac;
 mod netlink;
 mod netns;
 mod networks;
 mod nft;
+mod pool;
 mod ports;
 mod predefined;
 mod record;

@@ -9,8 +9,8 @@ use berth_domain::{Error, Result};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::books::DEFAULT;
+use crate::endpoint::random_id;
 use crate::ipam::{choose_subnet, docker_pools, overlap};
-use crate::sandbox::random_id;
 use crate::worker::Worker;
 use crate::{AddressPool, AddressRange, BridgeRecord, Driver, NetworkRecord, bridge, records};
 

@@ -2,45 +2,27 @@
 //! Making, adopting and releasing sandboxes (runs on the worker's thread).
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use berth_domain::{ContainerId, EndpointId, Error, Result};
-use ipnet::Ipv4Net;
+use berth_domain::{ContainerId, Error, Result};
 use rustix::io::Errno;
 
 use crate::books::{self, Held};
+use crate::endpoint::{self, check_static, is_link_of_ours, no_pair, random_id};
 use crate::ipam::NoAddress;
-use crate::netlink::Refused;
 use crate::netns::{self, Namespace};
 use crate::networks::Sandbox;
+use crate::pool::Dressed;
 use crate::ports::held_name;
-use crate::route::{Inside, Pair, PortOptions};
 use crate::worker::Worker;
 use crate::{
-    Driver, EndpointRecord, EndpointRequest, Mac, Mode, NetworkRecord, PortRequest, PublishedPort,
-    SandboxRecord, SandboxRequest,
+    Driver, EndpointRecord, EndpointRequest, Mode, NetworkRecord, PortRequest, PublishedPort, SandboxRecord,
+    SandboxRequest,
 };
 
-/// How our links begin; the rest is of the endpoint's id.
-const LINK_PREFIX: &str = "vb";
-
-/// 64 hexadecimal digits.
-pub(crate) fn random_id() -> Result<String> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| Error::internal("reading random bytes").because(e.to_string()))?;
-    Ok(EndpointId::from_bytes(bytes).as_str().to_owned())
-}
-
-fn link_name(endpoint_id: &str) -> String {
-    format!("{LINK_PREFIX}{}", &endpoint_id[..13])
-}
-
-fn is_link_of_ours(name: &str) -> bool {
-    name.strip_prefix(LINK_PREFIX)
-        .is_some_and(|rest| rest.len() == 13 && rest.bytes().all(|b| b.is_ascii_hexdigit()))
-}
+/// The networks meant, the one that gives the default gateway first.
+type Plan = [(Arc<NetworkRecord>, EndpointRequest)];
 
 impl Worker {
     pub(crate) fn create(&mut self, container: &ContainerId, request: SandboxRequest) -> Result<Sandbox> {
@@ -65,28 +47,18 @@ impl Worker {
         let record = SandboxRecord { sandbox_id: random_id()?, name, ..SandboxRecord::default() };
         self.books().put(container.clone(), Held { record, sockets: Vec::new() });
         let made = if on_host {
-            self.add_endpoints(container, &plan).map(|()| None)
+            self.lease_all(container, &plan).map(|()| None)
         } else {
             self.build(container, &plan, &ports).map(Some)
         };
-        match made {
-            Ok(netns) => {
-                let books = self.books();
-                let record = books.sandbox(container).cloned().unwrap_or_default();
-                drop(books);
-                match self.copies(container) {
-                    Ok(held) => Ok(Sandbox { netns, record, held }),
-                    Err(error) => {
-                        self.release(container);
-                        Err(error)
-                    }
-                }
-            }
-            Err(error) => {
-                self.release(container);
-                Err(error)
-            }
+        let whole = made.and_then(|netns| {
+            let record = self.books().sandbox(container).cloned().unwrap_or_default();
+            Ok(Sandbox { netns, record, held: self.copies(container)? })
+        });
+        if whole.is_err() {
+            self.release(container);
         }
+        whole
     }
 
     /// The networks meant, the one that gives the default gateway first.
@@ -108,123 +80,110 @@ impl Worker {
         Ok(plan)
     }
 
-    /// Leases addresses; the endpoints are in the books when it returns.
-    fn add_endpoints(
-        &mut self,
-        container: &ContainerId,
-        plan: &[(Arc<NetworkRecord>, EndpointRequest)],
-    ) -> Result<()> {
+    fn build(&mut self, container: &ContainerId, plan: &Plan, ports: &[PortRequest]) -> Result<OwnedFd> {
+        let ready = self.take_ready(container, plan);
+        if ready.is_none() {
+            self.lease_all(container, plan)?;
+        }
+        self.reserve_ports(container, plan, ports)?;
+        let namespace = match ready {
+            Some(namespace) => namespace,
+            None => self.build_links(container)?,
+        };
+        self.publish(container)?;
+        Ok(namespace.fd)
+    }
+
+    /// A namespace that is on the default network already, where that is all that is asked for.
+    fn take_ready(&mut self, container: &ContainerId, plan: &Plan) -> Option<Namespace> {
+        let [(network, request)] = plan else { return None };
+        if network.name != books::DEFAULT || request.mac.is_some() || request.ipv4.is_some() {
+            return None;
+        }
+        if !self.default_bridge_is_there(network) {
+            self.strip();
+            return None;
+        }
+        let Dressed { namespace, mut endpoint } = self.pool.take_dressed()?;
+        endpoint.aliases.clone_from(&request.aliases);
+        endpoint.options.clone_from(&request.options);
+        endpoint.gateway_priority = request.gateway_priority;
+        self.books().hand_over(container, endpoint);
+        Some(namespace)
+    }
+
+    /// What is made ahead is on the bridge that was there then; somebody may have removed it since.
+    fn default_bridge_is_there(&self, network: &NetworkRecord) -> bool {
+        let link = network.bridge.as_ref().map_or("", |b| &b.link);
+        nix::net::if_::if_nametoindex(link).ok() == self.books().link(&network.id)
+    }
+
+    /// Takes back what is made ahead on the default network, with its addresses.
+    fn strip(&mut self) {
+        for dressed in self.pool.strip() {
+            self.books().undress(&dressed.endpoint);
+        }
+    }
+
+    /// Leases addresses on all networks; the endpoints are in the books when it returns.
+    fn lease_all(&mut self, container: &ContainerId, plan: &Plan) -> Result<()> {
         for (network, request) in plan {
-            let endpoint = self.new_endpoint(container, network, request)?;
-            if let Some(record) = self.books().sandbox_mut(container) {
-                record.endpoints.push(endpoint);
-            }
+            self.lease(container, network, request)?;
         }
         Ok(())
     }
 
-    fn new_endpoint(
+    fn lease(
         &mut self,
         container: &ContainerId,
         network: &NetworkRecord,
         request: &EndpointRequest,
     ) -> Result<EndpointRecord> {
-        let endpoint_id = random_id()?;
-        let mut books = self.books();
-        let (mut gateway_free, mut interface) = (true, 0);
-        if let Some(sandbox) = books.sandbox(container) {
-            gateway_free = sandbox.endpoints.iter().all(|e| e.gateway.is_none());
-            let used =
-                |n: u32| sandbox.endpoints.iter().any(|e| e.interface.as_deref() == Some(&format!("eth{n}")));
-            interface = (0..).find(|n| !used(*n)).unwrap_or(0);
+        let others = self.books().sandbox(container).map(|s| s.endpoints.clone()).unwrap_or_default();
+        let mut leased = endpoint::lease(&mut self.books(), &others, network, request);
+        if leased.is_err() && network.name == books::DEFAULT {
+            // The last addresses may be with namespaces made ahead.
+            self.strip();
+            leased = endpoint::lease(&mut self.books(), &others, network, request);
         }
-        let bridged = network.driver == Driver::Bridge && network.ipv4;
-        let (ipv4, ipv4_prefix) = if bridged {
-            let leased = books.lease(&network.id, request.ipv4);
-            let (ip, prefix) = leased.map_err(|e| no_address(network, e))?;
-            (Some(ip), prefix)
-        } else {
-            (None, 0)
-        };
-        let gateway =
-            crate::bridge::gateway(network).map(|g| g.addr()).filter(|_| gateway_free && !network.internal);
-        Ok(EndpointRecord {
-            network_id: network.id.clone(),
-            network_name: network.name.clone(),
-            link: bridged.then(|| link_name(&endpoint_id)),
-            interface: bridged.then(|| format!("eth{interface}")),
-            endpoint_id,
-            ipv4,
-            ipv4_prefix,
-            gateway: gateway.filter(|_| bridged),
-            ipv6: None,
-            ipv6_prefix: 0,
-            ipv6_gateway: None,
-            mac: ipv4.map(|ip| request.mac.unwrap_or(Mac::of_ip(ip))),
-            asked_ipv4: request.ipv4,
-            asked_ipv6: request.ipv6,
-            aliases: request.aliases.clone(),
-            options: request.options.clone(),
-            gateway_priority: request.gateway_priority,
-        })
+        let endpoint = leased?;
+        if let Some(record) = self.books().sandbox_mut(container) {
+            record.endpoints.push(endpoint.clone());
+        }
+        Ok(endpoint)
     }
 
-    fn build(
-        &mut self,
-        container: &ContainerId,
-        plan: &[(Arc<NetworkRecord>, EndpointRequest)],
-        ports: &[PortRequest],
-    ) -> Result<OwnedFd> {
-        self.add_endpoints(container, plan)?;
-        self.reserve_ports(container, plan, ports)?;
-        let mut namespace = self.namespaces.take()?;
+    fn build_links(&mut self, container: &ContainerId) -> Result<Namespace> {
+        let mut namespace = self.pool.take()?;
         let endpoints = self.books().sandbox(container).map(|s| s.endpoints.clone()).unwrap_or_default();
         for (n, endpoint) in (0..).zip(&endpoints) {
-            self.link_up(endpoint, &mut namespace, n)?;
+            self.plug(endpoint, &mut namespace, n)?;
         }
-        self.publish(container)?;
-        Ok(namespace.fd)
+        Ok(namespace)
     }
 
-    fn link_up(&mut self, endpoint: &EndpointRecord, namespace: &mut Namespace, nth: u32) -> Result<()> {
-        let (Some(interface), Some(ip)) = (&endpoint.interface, endpoint.ipv4) else { return Ok(()) };
-        self.plug(endpoint, namespace.fd.as_fd())?;
-        let address = Ipv4Net::new(ip, endpoint.ipv4_prefix)
-            .map_err(|e| Error::internal(format!("prefix length of {ip}")).because(e))?;
-        let inside = Inside { address, gateway: endpoint.gateway };
-        namespace.routes.configure(interface, namespace.next_index + nth, &inside).map_err(|e| {
-            Error::internal(format!("setting up {interface} on network {}", endpoint.network_name)).because(e)
-        })
-    }
-
-    /// Makes an endpoint's pair of links.
-    fn plug(&mut self, endpoint: &EndpointRecord, netns: BorrowedFd<'_>) -> Result<()> {
-        let (Some(host), Some(container), Some(mac)) = (&endpoint.link, &endpoint.interface, endpoint.mac)
-        else {
+    fn plug(&mut self, endpoint: &EndpointRecord, namespace: &mut Namespace, nth: u32) -> Result<()> {
+        if endpoint.link.is_none() {
             return Ok(());
-        };
+        }
         let network = self.resolve(&endpoint.network_id)?;
-        let Some(settings) = &network.bridge else { return Ok(()) };
         let index = self.books().link(&network.id);
         let index = match index {
             Some(index) => index,
             // Its bridge could not be made when we opened: perhaps it can now.
             None => self.raise_again(&network)?,
         };
-        // Where bridged frames pass through netfilter the firewall keeps containers apart, and knows published ports;
-        // a port's isolation would keep those apart too.
-        let filtered = Self::bridged_frames_are_filtered();
-        let port = PortOptions { hairpin: filtered, isolated: !settings.icc && !filtered };
-        let mut pair = Pair { host, container, bridge: index, mac, mtu: settings.mtu, netns, port };
-        let made = match self.routes.create_pair(&pair) {
+        let netns = namespace.fd.as_fd();
+        let made = match endpoint::plug(&mut self.routes, &network, index, endpoint, netns) {
             // Somebody removed the bridge behind our back.
             Err(e) if e.is(Errno::NODEV) || e.is(Errno::INVAL) || e.is(Errno::OPNOTSUPP) => {
-                pair.bridge = self.raise_again(&network)?;
-                self.routes.create_pair(&pair)
+                let index = self.raise_again(&network)?;
+                endpoint::plug(&mut self.routes, &network, index, endpoint, netns)
             }
             result => result,
         };
-        made.map_err(|e| no_pair(&network, &settings.link, e))
+        made.map_err(|e| no_pair(&network, e))?;
+        endpoint::configure(namespace, endpoint, nth)
     }
 
     fn raise_again(&mut self, network: &NetworkRecord) -> Result<u32> {
@@ -237,7 +196,7 @@ impl Worker {
     fn reserve_ports(
         &mut self,
         container: &ContainerId,
-        plan: &[(Arc<NetworkRecord>, EndpointRequest)],
+        plan: &Plan,
         requests: &[PortRequest],
     ) -> Result<()> {
         let (name, endpoint) = match self.books().sandbox(container) {
@@ -429,24 +388,22 @@ impl Worker {
             ));
         }
         check_static(&network, request)?;
-        let endpoint = self.new_endpoint(container, &network, request)?;
-        match self.connect_endpoint(&endpoint, netns) {
-            Ok(()) => {
-                let mut books = self.books();
-                let Some(record) = books.sandbox_mut(container) else {
-                    return Err(Error::internal("the sandbox went away"));
-                };
-                record.endpoints.push(endpoint);
-                Ok(record.clone())
-            }
-            Err(error) => {
-                if let Some(ip) = endpoint.ipv4 {
-                    self.books().give_back(&network.id, ip);
-                }
-                self.unplug(&endpoint);
-                Err(error)
-            }
+        let endpoint = self.lease(container, &network, request)?;
+        let connected = self.connect_endpoint(&endpoint, netns);
+        let mut books = self.books();
+        let Some(record) = books.sandbox_mut(container) else {
+            return Err(Error::internal("the sandbox went away"));
+        };
+        if connected.is_ok() {
+            return Ok(record.clone());
         }
+        record.endpoints.retain(|e| e.endpoint_id != endpoint.endpoint_id);
+        if let Some(ip) = endpoint.ipv4 {
+            books.give_back(&network.id, ip);
+        }
+        drop(books);
+        self.unplug(&endpoint);
+        connected.map(|()| SandboxRecord::default())
     }
 
     fn connect_endpoint(&mut self, endpoint: &EndpointRecord, netns: &OwnedFd) -> Result<()> {
@@ -455,7 +412,7 @@ impl Worker {
             netns.try_clone().map_err(|e| Error::internal("copying a namespace's descriptor").because(e))?;
         // The index cannot be guessed here; 0 is nobody's, so that the link is looked up by name.
         let mut namespace = Namespace { fd, routes, next_index: 0 };
-        self.link_up(endpoint, &mut namespace, 0)
+        self.plug(endpoint, &mut namespace, 0)
     }
 
     pub(crate) fn disconnect(&mut self, container: &ContainerId, network: &str) -> Result<SandboxRecord> {
@@ -506,49 +463,4 @@ impl Worker {
             tracing::warn!(%error, "starting a thread that removes a link");
         }
     }
-}
-
-/// Docker allows static addresses only where the user knows the subnet.
-fn check_static(network: &NetworkRecord, request: &EndpointRequest) -> Result<()> {
-    if request.ipv6.is_some() {
-        return Err(Error::not_implemented("IPv6 addresses of containers"));
-    }
-    let Some(ip) = request.ipv4 else { return Ok(()) };
-    if Worker::is_default(network) || network.driver != Driver::Bridge {
-        return Err(Error::invalid(
-            "invalid endpoint settings: user specified IP address is supported on user defined networks only",
-        ));
-    }
-    if !network.ranges.iter().any(|r| r.chosen_by_user) {
-        return Err(Error::invalid(
-            "invalid endpoint settings: user specified IP address is supported only when connecting to networks with user configured subnets",
-        ));
-    }
-    if !network.ranges.iter().any(|r| r.subnet.contains(&IpAddr::V4(ip))) {
-        return Err(Error::invalid(format!(
-            "invalid endpoint settings: no configured subnet contains IP address {ip}"
-        )));
-    }
-    Ok(())
-}
-
-fn no_address(network: &NetworkRecord, error: NoAddress) -> Error {
-    match error {
-        NoAddress::Exhausted => Error::internal(format!(
-            "no available IPv4 addresses on this network's address pools: {} ({})",
-            network.name, network.id
-        )),
-        NoAddress::Taken => Error::forbidden("Address already in use"),
-        NoAddress::Outside(_) => Error::invalid(error.to_string()),
-    }
-}
-
-fn no_pair(network: &NetworkRecord, bridge: &str, refused: Refused) -> Error {
-    // EXFULL comes of nothing else here.
-    let doing = if refused.is(Errno::XFULL) {
-        format!("network {} is full: a Linux bridge ({bridge}) has at most 1023 ports", network.name)
-    } else {
-        format!("connecting to bridge {bridge} of network {}", network.name)
-    };
-    Error::internal(doing).because(refused)
 }

@@ -7,15 +7,19 @@ use berth_domain::{Error, Result};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::books::{self, Books};
-use crate::netns::{self, Pool};
+use crate::netns;
 use crate::nft::{Firewall, Watch};
+use crate::pool::{Pool, Sizes};
 use crate::ports::Ports;
 use crate::records::Records;
 use crate::route::Routes;
-use crate::{NetworkConfig, NetworkRecord, bridge};
+use crate::{EndpointRequest, NetworkConfig, NetworkRecord, bridge, endpoint};
 
 /// How many requests wait at most; further callers wait until there is room.
 const QUEUE: usize = 64;
+
+/// Endpoints are not made ahead from the last addresses of a small subnet.
+const SPARE: usize = 16;
 
 pub(crate) type Job = Box<dyn FnOnce(&mut Worker) + Send>;
 
@@ -28,7 +32,7 @@ pub(crate) struct Worker {
     pub(crate) routes: Routes,
     firewall: Option<(Firewall, Watch)>,
     jobs: mpsc::WeakSender<Job>,
-    pub(crate) namespaces: Pool,
+    pub(crate) pool: Pool,
     pub(crate) ports: Ports,
     /// All running containers are known.
     pub(crate) swept: bool,
@@ -56,7 +60,7 @@ pub(crate) async fn start(config: NetworkConfig, books: Arc<Mutex<Books>>) -> Re
         while let Some(job) = queue.blocking_recv() {
             job(&mut worker);
         }
-        worker.namespaces.close();
+        worker.pool.close();
     };
     let thread = std::thread::Builder::new().name("network".into()).spawn(body);
     thread.map_err(|e| Error::internal("starting the network thread").because(e))?;
@@ -71,7 +75,7 @@ impl Worker {
             routes: Routes::open().map_err(|e| Error::internal("opening a route socket").because(e))?,
             firewall: None,
             jobs,
-            namespaces: Pool::start(config.namespace_pool)?,
+            pool: Pool::start(Sizes { bare: config.namespace_pool, dressed: config.endpoint_pool })?,
             ports: Ports::default(),
             swept: false,
             config,
@@ -79,7 +83,7 @@ impl Worker {
         };
         let opened = worker.open_networks();
         if opened.is_err() {
-            worker.namespaces.close();
+            worker.pool.close();
         }
         opened.map(|()| worker)
     }
@@ -109,7 +113,35 @@ impl Worker {
             }
         }
         let known = self.books().firewall();
-        self.firewall()?.ensure(&known)
+        self.firewall()?.ensure(&known)?;
+        self.make_ahead()
+    }
+
+    /// Has namespaces put on the default network ahead of need, by the pool's thread.
+    fn make_ahead(&mut self) -> Result<()> {
+        let network = self.books().by_name(books::DEFAULT).cloned();
+        let Some(network) = network.filter(|_| self.config.endpoint_pool > 0) else { return Ok(()) };
+        let mut routes = Routes::open().map_err(|e| Error::internal("opening a route socket").because(e))?;
+        let books = Arc::clone(&self.books);
+        let request = EndpointRequest::on(books::DEFAULT);
+        self.pool.dress_with(Box::new(move |namespace| {
+            let (endpoint, bridge) = {
+                let mut books = lock(&books);
+                if books.free_addresses(&network.id) < SPARE {
+                    return Ok(None);
+                }
+                let bridge = books.link(&network.id);
+                let endpoint = endpoint::lease(&mut books, &[], &network, &request)?;
+                books.dress(&endpoint);
+                (endpoint, bridge.unwrap_or(0))
+            };
+            let dressed = endpoint::dress(&mut routes, &network, bridge, &endpoint, namespace);
+            if dressed.is_err() {
+                lock(&books).undress(&endpoint);
+            }
+            dressed.map(|()| Some(endpoint))
+        }));
+        Ok(())
     }
 
     /// Once before the first bridge network: forwarding, and the door to nftables.
@@ -194,18 +226,8 @@ impl Worker {
         }
     }
 
-    /// Whether bridged frames pass through netfilter.
-    pub(crate) fn bridged_frames_are_filtered() -> bool {
-        // Absent without br_netfilter.
-        std::fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables").is_ok_and(|v| v.trim() == "1")
-    }
-
     /// A network by what the user calls it.
     pub(crate) fn resolve(&self, name: &str) -> Result<Arc<NetworkRecord>> {
         self.books().resolve(name).cloned()
-    }
-
-    pub(crate) fn is_default(network: &NetworkRecord) -> bool {
-        network.name == books::DEFAULT
     }
 }

@@ -12,6 +12,8 @@ const NLA_F_NESTED: u16 = 0x8000;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
+/// Tell what was made.
+pub(super) const ECHO: u16 = 8;
 /// Make what is not there.
 pub(super) const CREATE: u16 = 0x400;
 /// Put a rule at the end of its chain.
@@ -135,7 +137,12 @@ impl<'n> Batch<'n> {
     }
 
     /// Commits.
-    pub(super) fn commit(mut self) -> Result<(), BatchError> {
+    pub(super) fn commit(self) -> Result<(), BatchError> {
+        self.commit_echoed(|_, _| {})
+    }
+
+    /// Commits. `each` gets what messages with [`ECHO`] made: message type and attributes.
+    pub(super) fn commit_echoed(mut self, mut each: impl FnMut(u16, &[u8])) -> Result<(), BatchError> {
         let Some((last, _)) = self.about.get(1..).and_then(<[_]>::last) else { return Ok(()) };
         let last = *last;
         // One acknowledgement says that all went well: errors come unasked.
@@ -144,13 +151,15 @@ impl<'n> Batch<'n> {
         self.buffer[self.last_flags_at..self.last_flags_at + 2].copy_from_slice(&flags.to_ne_bytes());
         let seq = self.netlink.next_seq();
         self.raw(NFNL_MSG_BATCH_END, 0, 0, NFNL_SUBSYS_NFTABLES.into(), seq, |_| {});
-        self.netlink.exchange(&self.buffer, last, |_, _| {}).map_err(|refused| {
-            let about = self.about.into_iter().find(|(seq, _)| *seq == refused.seq);
-            BatchError {
-                about: about.map_or_else(|| "a transaction".into(), |(_, about)| about.into_owned()),
-                refused,
-            }
-        })
+        self.netlink
+            .exchange(&self.buffer, last, |kind, payload| each(kind, payload.get(4..).unwrap_or_default()))
+            .map_err(|refused| {
+                let about = self.about.into_iter().find(|(seq, _)| *seq == refused.seq);
+                BatchError {
+                    about: about.map_or_else(|| "a transaction".into(), |(_, about)| about.into_owned()),
+                    refused,
+                }
+            })
     }
 
     fn raw(

@@ -27,7 +27,7 @@ use berth_domain::Error;
 use ipnet::Ipv4Net;
 use rustix::io::Errno;
 
-use super::encode::{APPEND, Attrs, Batch, BatchError, CREATE, Kind, dump};
+use super::encode::{APPEND, Attrs, Batch, BatchError, CREATE, ECHO, Kind, dump};
 use super::expr::{
     Expr, Header, Meta, Reg, from_loopback, ifname, in_name, is_reply, out_name, to_loopback, to_this_host,
     was_dnat,
@@ -389,8 +389,11 @@ pub(crate) struct Firewall {
     netlink: Netlink,
     table: String,
     /// Our rules' handles as they were when we put them there: a rule that somebody changes or puts back has another.
-    handles: Vec<(String, u64)>,
+    handles: Handles,
 }
+
+/// The handles of our rules, in their order, by chain.
+type Handles = BTreeMap<String, Vec<u64>>;
 
 impl Firewall {
     /// In the calling thread's network namespace.
@@ -399,7 +402,7 @@ impl Firewall {
             let hint = "opening a netfilter socket: bridge networks need nftables (CONFIG_NETFILTER_NETLINK, CONFIG_NF_TABLES)";
             Error::internal(hint).because(e)
         })?;
-        Ok(Self { netlink, table: table.to_owned(), handles: Vec::new() })
+        Ok(Self { netlink, table: table.to_owned(), handles: Handles::new() })
     }
 
     /// Makes the table if it is not there, and sees that these bridges are in it. Published ports of an earlier daemon stay in force.
@@ -469,7 +472,7 @@ impl Firewall {
         }
         for rule in rules() {
             let about = format!("a rule of chain {}, which needs {}", rule.chain, rule.needs);
-            batch.message(Kind::NewRule, CREATE | APPEND, about, |a| {
+            batch.message(Kind::NewRule, CREATE | APPEND | ECHO, about, |a| {
                 a.text(1, t).text(2, rule.chain).nest(4, |list| {
                     for expr in &rule.body {
                         expr.emit(list);
@@ -481,8 +484,14 @@ impl Firewall {
             });
         }
         elements(&mut batch, t, Kind::NewSetElem, CREATE, known.elements());
-        batch.commit().map_err(|e| explain(e, &table))?;
-        self.handles = self.present_handles()?;
+        let mut handles = Handles::new();
+        let committed = batch.commit_echoed(|kind, object| {
+            if kind == Kind::NewRule.number() {
+                note_handle(&mut handles, &table, object);
+            }
+        });
+        committed.map_err(|e| explain(e, &table))?;
+        self.handles = handles;
         Ok(())
     }
 
@@ -512,22 +521,15 @@ impl Firewall {
         Ok(true)
     }
 
-    /// Chain and handle of each rule in our chains but the administrator's.
-    fn present_handles(&mut self) -> Result<Vec<(String, u64)>, Error> {
-        let mut handles = Vec::new();
+    /// Handles of the rules that are in our chains but the administrator's.
+    fn present_handles(&mut self) -> Result<Handles, Error> {
+        let mut handles = Handles::new();
         let table = self.table.clone();
         let filter = |a: &mut Attrs<'_>| {
             a.text(1, &table);
         };
-        let ours = |chain: &str| chain != ADMIN && CHAINS.iter().any(|(name, _)| *name == chain);
         let listed = dump(&mut self.netlink, Kind::GetRule, NFPROTO_IPV4, filter, |object| {
-            let attrs: BTreeMap<u16, &[u8]> = Attributes(object).collect();
-            let chain = attrs.get(&2).map(|c| text(c)).unwrap_or_default();
-            if attrs.get(&1).is_some_and(|t| text(t) == table) && ours(&chain) {
-                let handle =
-                    attrs.get(&3).and_then(|h| h.first_chunk::<8>()).map_or(0, |h| u64::from_be_bytes(*h));
-                handles.push((chain.into_owned(), handle));
-            }
+            note_handle(&mut handles, &table, object);
         });
         listed.map_err(|e| Error::internal("listing the firewall's rules").because(e))?;
         Ok(handles)
@@ -649,6 +651,17 @@ impl Known {
     fn elements(&self) -> Vec<(&'static str, Element)> {
         let bridges = self.bridges.iter().flat_map(Bridge::elements);
         bridges.chain(self.forwards.iter().map(Forward::element)).collect()
+    }
+}
+
+/// Notes a rule, given as its attributes, if it is ours to look after.
+fn note_handle(handles: &mut Handles, table: &str, rule: &[u8]) {
+    let attrs: BTreeMap<u16, &[u8]> = Attributes(rule).collect();
+    let chain = attrs.get(&2).map(|c| text(c)).unwrap_or_default();
+    let ours = chain != ADMIN && CHAINS.iter().any(|(name, _)| *name == chain);
+    if ours && attrs.get(&1).is_some_and(|t| text(t) == table) {
+        let handle = attrs.get(&3).and_then(|h| h.first_chunk::<8>()).map_or(0, |h| u64::from_be_bytes(*h));
+        handles.entry(chain.into_owned()).or_default().push(handle);
     }
 }
 

@@ -146,6 +146,15 @@ fn an_internal_network_has_no_way_out_nor_in() {
     let mut word = [0; 16];
     let (len, _) = outside.recv_from(&mut word).unwrap();
     assert_eq!(&word[..len], b"second");
+    // Nor by a port that another network publishes.
+    let elsewhere = lab.container(&[udp(5354, 53)]);
+    let socket = elsewhere.ns.udp(53);
+    for ip in [HOST, GATEWAY, gateway.to_string().parse().unwrap()] {
+        a.ns.udp(0).send_to(b"first", (ip, 5354)).unwrap();
+        lab.outside.udp(0).send_to(b"second", (HOST, 5354)).unwrap();
+        let (len, _) = socket.recv_from(&mut word).unwrap();
+        assert_eq!(&word[..len], b"second");
+    }
     lab.outside.cannot_connect((a.ip(), 80));
     witness.ns.cannot_connect((a.ip(), 80));
 }

@@ -147,7 +147,7 @@ impl Lab {
             "ip addr add {OUTSIDE}/24 dev up0; ip link set up0 up; ip route add default via {HOST}"
         ));
         let dir = tempfile::tempdir().unwrap();
-        let mut config = NetworkConfig::new(dir.path());
+        let mut config = configuration(dir.path());
         change(&mut config);
         let networks = open(&host, config).unwrap();
         wait(networks.sweep(&[])).unwrap();
@@ -160,7 +160,7 @@ impl Lab {
     }
 
     pub fn restart_with(&mut self, change: impl FnOnce(&mut NetworkConfig)) -> Result<()> {
-        let mut config = NetworkConfig::new(self.dir.path());
+        let mut config = configuration(self.dir.path());
         change(&mut config);
         self.networks = open(&self.host, config)?;
         Ok(())
@@ -170,7 +170,7 @@ impl Lab {
         let id = new_id();
         let request = SandboxRequest { name: format!("c-{}", id.short()), mode, ports: ports.to_vec() };
         let sandbox = wait(self.networks.sandbox_create(&id, request))?;
-        let ns = sandbox.netns.map_or_else(|| self.host.0.try_clone().unwrap(), |fd| fd);
+        let ns = sandbox.netns.unwrap_or_else(|| self.host.0.try_clone().unwrap());
         Ok(Container { id, ns: Ns(ns), record: sandbox.record, held: sandbox.held })
     }
 
@@ -221,6 +221,13 @@ impl Lab {
         let names = all.lines().filter_map(|l| l.split_whitespace().nth(1));
         names.filter(|n| n.starts_with("vb")).map(|n| n.split('@').next().unwrap().to_owned()).collect()
     }
+}
+
+/// Nothing is put on the bridge ahead, so that links can be counted and addresses told; tests of just that turn it on.
+fn configuration(dir: &std::path::Path) -> NetworkConfig {
+    let mut config = NetworkConfig::new(dir);
+    config.endpoint_pool = 0;
+    config
 }
 
 fn open(host: &Ns, config: NetworkConfig) -> Result<Networks> {

@@ -3,6 +3,7 @@
 //! used to look and to play the outside, never by what is tested.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod ahead;
 mod isolation;
 mod lab;
 mod lifecycle;
