@@ -183,13 +183,14 @@ fn plain(message: &Message, to: To) -> Result<()> {
     }
 }
 
-/// One line for each id, redrawn in place.
+/// One line for each id, redrawn in place, and the lines between them in their order.
 struct Bars {
     all: MultiProgress,
     by_id: HashMap<String, ProgressBar>,
-    order: Vec<ProgressBar>,
+    lines: Vec<ProgressBar>,
     with_bar: ProgressStyle,
     without: ProgressStyle,
+    plain: ProgressStyle,
 }
 
 impl Bars {
@@ -202,9 +203,11 @@ impl Bars {
         Self {
             all: MultiProgress::with_draw_target(target),
             by_id: HashMap::new(),
-            order: Vec::new(),
-            with_bar: style("{prefix}: {msg} [{bar:50}] {bytes}/{total_bytes}").progress_chars("=> "),
+            lines: Vec::new(),
+            with_bar: style("{prefix}: {msg} [{bar:50}] {decimal_bytes}/{decimal_total_bytes}")
+                .progress_chars("=> "),
             without: style("{prefix}: {msg}"),
+            plain: style("{msg}"),
         }
     }
 
@@ -221,28 +224,33 @@ impl Bars {
         if !self.by_id.contains_key(id) {
             let bar =
                 self.all.add(ProgressBar::new(0).with_style(self.without.clone()).with_prefix(id.to_owned()));
-            self.order.push(bar.clone());
+            self.lines.push(bar.clone());
             self.by_id.insert(id.to_owned(), bar);
         }
         let Some(bar) = self.by_id.get(id) else { return };
         match message.amount() {
             Some((current, total)) => {
-                bar.set_style(self.with_bar.clone());
+                bar.set_message(status.clone());
                 bar.set_length(total.max(current));
                 bar.set_position(current);
+                bar.set_style(self.with_bar.clone());
             }
-            None => bar.set_style(self.without.clone()),
+            None => {
+                bar.set_style(self.without.clone());
+                bar.set_message(status.clone());
+            }
         }
-        bar.set_message(status.clone());
     }
 
-    fn say(&self, line: &str) {
-        // A terminal that cannot be written to shows no progress: the outcome still counts.
-        self.all.println(line).ok();
+    fn say(&mut self, line: &str) {
+        let bar = ProgressBar::new(0).with_style(self.plain.clone());
+        let bar = self.all.add(bar.with_message(line.to_owned()));
+        bar.tick();
+        self.lines.push(bar);
     }
 
     fn end(self) {
-        for bar in &self.order {
+        for bar in &self.lines {
             bar.abandon();
         }
     }
