@@ -189,6 +189,8 @@ fn overlay_root() {
     check(&container, "new\n1\n");
     assert!(!container.root().join("etc/new").exists());
     assert!(container.dir.path().join("upper/etc/new").exists());
+    // Started again, although volatile mounts leave a mark.
+    check(&container.args(&["cat", "/etc/new"]), "new\n");
 }
 
 fn read_only_root() {

@@ -29,12 +29,36 @@ pub(crate) fn make_overlay(overlay: &Overlay) -> Result<OwnedFd> {
             overlay.lower.len()
         )));
     }
+    clear_volatile_mark(overlay)?;
     match try_overlay(overlay, Layers::OneByOne) {
         // `lowerdir+` is there since Linux 6.5; older kernels do not know the key.
         Err(Failure { errno: Errno::INVAL, at_layers: true, .. }) => {
             try_overlay(overlay, Layers::Joined).map_err(|failure| failure.into_error(overlay))
         }
         other => other.map_err(|failure| failure.into_error(overlay)),
+    }
+}
+
+/// A volatile mount leaves a mark in its work directory, and the kernel refuses the next mount because
+/// an upper directory that was never synced may be damaged after a power cut. A container that is started
+/// again on the same boot is not; one that wants syncing must not build on such a directory.
+fn clear_volatile_mark(overlay: &Overlay) -> Result<()> {
+    let mark = overlay.work.join("work/incompat/volatile");
+    let found = match overlay.volatile {
+        true => match rustix::fs::unlink(mark.join("dirty")) {
+            Ok(()) | Err(Errno::NOENT) => rustix::fs::rmdir(&mark),
+            Err(errno) => Err(errno),
+        },
+        false => rustix::fs::stat(&mark).map(drop),
+    };
+    match found {
+        Err(Errno::NOENT) => Ok(()),
+        Ok(()) if overlay.volatile => Ok(()),
+        Ok(()) => Err(Error::internal(format!(
+            "{}: this container's changes were written without syncing and cannot be trusted",
+            overlay.upper.display()
+        ))),
+        Err(errno) => Err(Error::internal(format!("{}: {errno}", mark.display()))),
     }
 }
 

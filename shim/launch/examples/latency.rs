@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How long a start takes: `latency [rounds] [gap in milliseconds]`, as root, on an otherwise idle host.
+//!
+//! Prints the median and the 10th percentile of: `launch()` to the running program, from there to the
+//! exit of `/bin/true`, the removal of the cgroups, and `exec()` in a container that runs.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, missing_docs)]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Box, cgroups_path, pipes, wait};
+use serde_json::json;
+
+fn show(name: &str, times: &mut [Duration]) {
+    times.sort_unstable();
+    let at = |part: usize| times[times.len() * part / 100].as_micros();
+    println!("{name:10} median {:6} us   p10 {:6} us   p90 {:6} us", at(50), at(10), at(90));
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1).map(|arg| arg.parse::<u64>().unwrap());
+    let (rounds, gap) = (args.next().unwrap_or(100), Duration::from_millis(args.next().unwrap_or(20)));
+    let (mut start, mut exit, mut remove, mut execs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut container = Box::new("").args(&["true"]).overlay();
+    for _ in 0..rounds {
+        container.spec["linux"]["cgroupsPath"] = json!(cgroups_path());
+        let (stdio, ..) = pipes();
+        std::thread::sleep(gap);
+        let begin = Instant::now();
+        let launched = container.launch(stdio).unwrap();
+        start.push(begin.elapsed());
+        let begin = Instant::now();
+        wait(&launched.pidfd);
+        exit.push(begin.elapsed());
+        let begin = Instant::now();
+        launched.cgroup.remove().unwrap();
+        remove.push(begin.elapsed());
+    }
+    let running = Box::new("sleep 1000").start();
+    let mut process = running.spec.process().clone().unwrap();
+    process.set_args(Some(vec!["true".to_owned()]));
+    for _ in 0..rounds {
+        let (stdio, ..) = pipes();
+        std::thread::sleep(gap);
+        let begin = Instant::now();
+        let launched = berth_launch::exec(running.exec_input(&process, stdio)).unwrap();
+        execs.push(begin.elapsed());
+        wait(&launched.pidfd);
+    }
+    drop(running);
+    common::remove_parent_cgroup();
+    show("launch", &mut start);
+    show("exit", &mut exit);
+    show("remove", &mut remove);
+    show("exec", &mut execs);
+}
