@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use berth_api::types::container_create::Ulimit;
 use berth_domain::{Error, Result};
 use berth_engine::{Engine, EngineConfig};
 use berth_image::{Images, ImagesConfig};
@@ -37,12 +38,33 @@ fn make_dir(path: &Path, mode: u32) -> Result<()> {
         .map_err(|e| Error::io("setting the mode of", path, e))
 }
 
+/// The limit of open files that the daemon was started with. It raises its own, for it holds a few for each container;
+/// containers get what they would have got without that: some programs walk through all they may open.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpenFiles(rustix::process::Rlimit);
+
+impl OpenFiles {
+    /// As it is now.
+    pub(crate) fn now() -> Self {
+        Self(rustix::process::getrlimit(rustix::process::Resource::Nofile))
+    }
+
+    fn ulimit(self) -> Ulimit {
+        let number = |limit: Option<u64>| limit.and_then(|n| i64::try_from(n).ok()).unwrap_or(-1);
+        Ulimit { name: "nofile".to_owned(), hard: number(self.0.maximum), soft: number(self.0.current) }
+    }
+}
+
 /// Opens everything, lowest floor first.
 ///
 /// # Errors
 ///
 /// What cannot be opened, with what was being done.
-pub(crate) async fn open(settings: Settings, shutdown: watch::Receiver<bool>) -> Result<App> {
+pub(crate) async fn open(
+    settings: Settings,
+    files: OpenFiles,
+    shutdown: watch::Receiver<bool>,
+) -> Result<App> {
     let host = blocking(HostInfo::read).await?;
     let registry = Client::new(registry_config(&settings))?;
     let images = {
@@ -59,7 +81,7 @@ pub(crate) async fn open(settings: Settings, shutdown: watch::Receiver<bool>) ->
     let shims = Shims::new(ShimConfig { shim_path, exec_root: settings.exec_root.clone() })?;
     let facts = host.facts.clone();
     let engine = Engine::open(
-        engine_config(&settings),
+        engine_config(&settings, files),
         images.clone(),
         networks.clone(),
         volumes.clone(),
@@ -112,7 +134,11 @@ fn network_config(settings: &Settings) -> NetworkConfig {
     }
 }
 
-fn engine_config(settings: &Settings) -> EngineConfig {
+fn engine_config(settings: &Settings, files: OpenFiles) -> EngineConfig {
+    let mut default_ulimits = settings.default_ulimits.clone();
+    if !default_ulimits.iter().any(|u| u.name == "nofile") {
+        default_ulimits.push(files.ulimit());
+    }
     EngineConfig {
         dns: settings.dns.clone(),
         dns_search: settings.dns_search.clone(),
@@ -121,7 +147,7 @@ fn engine_config(settings: &Settings) -> EngineConfig {
         log_opts: settings.log_opts.clone(),
         default_runtime: settings.default_runtime.clone(),
         runtimes: settings.runtimes.clone(),
-        default_ulimits: settings.default_ulimits.clone(),
+        default_ulimits,
         default_shm_size: settings.default_shm_size,
         default_ipc_mode: settings.default_ipc_mode.clone(),
         default_cgroupns_mode: settings.default_cgroupns_mode.clone(),

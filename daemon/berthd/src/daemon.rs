@@ -56,6 +56,7 @@ pub(crate) async fn run(loaded: Loaded, sources: Sources) -> Result<()> {
     bootstrap::make_roots(&settings)?;
     let _lock = RootLock::take(&settings.data_root)?;
     let _pid_file = settings.pidfile.as_deref().map(PidFile::write).transpose()?;
+    let files = bootstrap::OpenFiles::now();
     if let Err(error) = berth_sys::limits::raise_open_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
@@ -63,7 +64,7 @@ pub(crate) async fn run(loaded: Loaded, sources: Sources) -> Result<()> {
     let (stop, stopping) = watch::channel(false);
 
     let opened = tokio::select! {
-        opened = bootstrap::open(settings, stopping.clone()) => opened,
+        opened = bootstrap::open(settings, files, stopping.clone()) => opened,
         () = ends.next() => {
             tracing::info!("told to end before all was open");
             listeners.iter().for_each(Listener::remove);

@@ -13,7 +13,7 @@ use http::{HeaderValue, Method, StatusCode, header};
 use hyper::body::Incoming;
 use tracing::Instrument as _;
 
-use crate::api::{containers, distribution, exec, images, networks, plugins, swarm, system, volumes};
+use crate::api::{build, containers, distribution, exec, images, networks, plugins, swarm, system, volumes};
 use crate::app::App;
 use crate::http::{Answer, Call, Response, empty, error};
 
@@ -171,15 +171,16 @@ fn handler(operation: Operation) -> Option<Handler> {
         Operation::ImageTag => to!(images::image_tag),
         Operation::ImageDelete => to!(images::image_delete),
         Operation::ImageLoad => to!(images::image_load),
+        Operation::ImagePrune => to!(images::image_prune),
         Operation::ImageAttestations
         | Operation::ImagePush
         | Operation::ImageSearch
-        | Operation::ImagePrune
         | Operation::ImageCommit
         | Operation::ImageGet
         | Operation::ImageGetAll => None,
 
-        Operation::ImageBuild | Operation::BuildPrune | Operation::BuildCancel => None,
+        Operation::BuildPrune => to!(build::build_prune),
+        Operation::ImageBuild | Operation::BuildCancel => None,
         Operation::Session | Operation::Grpc => None,
 
         Operation::NetworkList => to!(networks::network_list),

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use berth_api::Filters;
-use berth_api::types::image::ImageDeleted;
-use berth_domain::{Error, EventKind, ImageId, Platform, Reference, Result};
+use berth_api::types::image::{ImageDeleted, ImagesPruned};
+use berth_domain::{Digest, Error, EventKind, ImageId, Meaning, Platform, Reference, Result};
 use berth_engine::{ImageRemoveOptions, Removed};
 use berth_image::{Image, PullRequest};
 use http::StatusCode;
@@ -226,14 +226,62 @@ pub(crate) async fn image_tag(app: Arc<App>, call: Call) -> Answer {
 pub(crate) async fn image_delete(app: Arc<App>, call: Call) -> Answer {
     let options = ImageRemoveOptions { force: call.query.bool("force"), noprune: call.query.bool("noprune") };
     let removed = app.engine.image_remove(call.name(), options).await?;
-    let lines: Vec<ImageDeleted> = removed
-        .into_iter()
-        .map(|r| match r {
-            Removed::Untagged(name) => ImageDeleted { untagged: Some(name), deleted: None },
-            Removed::Deleted(id) => ImageDeleted { untagged: None, deleted: Some(id) },
-        })
-        .collect();
+    let lines: Vec<ImageDeleted> = removed.into_iter().map(line).collect();
     ok(&lines)
+}
+
+/// `POST /images/prune`
+pub(crate) async fn image_prune(app: Arc<App>, call: Call) -> Answer {
+    let filters = call.known_filters(&["dangling", "label", "label!", "until"])?;
+    let only_dangling = filters.bool("dangling").map_err(invalid)?.unwrap_or(true);
+    let until = filters.values("until").map(wire::moment).collect::<Result<Vec<_>>>()?;
+    let before = app.images.list();
+    let users = users(&app);
+    let mut deleted = Vec::new();
+    for image in &before {
+        let labels: BTreeMap<String, String> = image.labels().into_iter().collect();
+        let keep = (only_dangling && !image.repo_tags.is_empty())
+            || users.contains_key(&image.id)
+            || before.iter().any(|i| i.parent.as_ref() == Some(&image.id))
+            || !until.iter().all(|t| created(image) < *t)
+            || !labels_pass(&filters, &labels);
+        if keep {
+            continue;
+        }
+        // Name by name: an image that a container took meanwhile keeps its last one.
+        let names =
+            if image.repo_tags.is_empty() { vec![image.id.to_string()] } else { image.repo_tags.clone() };
+        for name in names {
+            let options = ImageRemoveOptions { force: false, noprune: false };
+            match app.engine.image_remove(&name, options).await {
+                Ok(removed) => deleted.extend(removed.into_iter().map(line)),
+                Err(e) if matches!(e.meaning(), Meaning::Conflict | Meaning::NotFound) => {
+                    tracing::debug!(name, error = %e.chain(), "an image was kept");
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    let space_reclaimed = layers(&before).saturating_sub(layers(&app.images.list()));
+    let reclaimed = [("reclaimed".to_owned(), space_reclaimed.to_string())].into();
+    app.engine.publish(EventKind::Image, "prune", "", reclaimed);
+    ok(&ImagesPruned { images_deleted: (!deleted.is_empty()).then_some(deleted), space_reclaimed })
+}
+
+/// Bytes of all layers, each once.
+pub(super) fn layers(images: &[Arc<Image>]) -> u64 {
+    let mut layers: HashMap<&str, u64> = HashMap::new();
+    for image in images {
+        layers.extend(image.layers.iter().map(Digest::as_str).zip(image.layer_sizes.iter().copied()));
+    }
+    layers.values().sum()
+}
+
+fn line(removed: Removed) -> ImageDeleted {
+    match removed {
+        Removed::Untagged(name) => ImageDeleted { untagged: Some(name), deleted: None },
+        Removed::Deleted(id) => ImageDeleted { untagged: None, deleted: Some(id) },
+    }
 }
 
 /// `POST /images/load`

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The engine itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_api::types::event::{Event, EventActor};
@@ -289,13 +289,7 @@ pub(crate) async fn system_data_usage(app: Arc<App>, call: Call) -> Answer {
         let images = app.images.list();
         let users = super::images::users(&app);
         let shared = super::images::shared_sizes(&images);
-        let mut layers: HashMap<&str, u64> = HashMap::new();
-        for image in &images {
-            layers.extend(
-                image.layers.iter().map(berth_domain::Digest::as_str).zip(image.layer_sizes.iter().copied()),
-            );
-        }
-        usage.layers_size = wire::signed(layers.values().sum());
+        usage.layers_size = wire::signed(super::images::layers(&images));
         let line = |image: &Arc<berth_image::Image>| {
             let mut line = wire::image::summary(image, users.get(&image.id).map_or(0, Vec::len));
             line.shared_size = wire::signed(shared.get(&image.id).copied().unwrap_or(0));

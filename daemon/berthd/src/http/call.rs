@@ -116,8 +116,11 @@ impl Call {
             return Err(Error::invalid("unexpected content after JSON"));
         }
         crate::versions::raise(self.operation, self.version, &mut value)?;
-        if value.is_null() {
-            return Ok(None);
+        match value {
+            serde_json::Value::Null => return Ok(None),
+            // Lists would pass for objects field by field.
+            serde_json::Value::Object(_) => {}
+            _ => return Err(Error::invalid("invalid JSON: an object expected")),
         }
         serde_json::from_value(value).map(Some).map_err(bad)
     }

@@ -72,6 +72,7 @@ pub(crate) fn prepare(call: Call, content_type: HeaderValue) -> (Response, Takeo
     // As an HTTP/1.0 response it has neither length nor chunks: it ends when the connection does.
     let (sender, body) = Body::channel();
     *response.body_mut() = body;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(RAW));
     *response.version_mut() = Version::HTTP_10;
     (response, Takeover { source: Source::Plain(request.into_body(), sender) })
 }

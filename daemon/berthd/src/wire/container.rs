@@ -9,7 +9,9 @@ use berth_api::types::container::{
     ContainerInspect, ContainerState, ContainerSummary, DriverData, Health, HealthResult, HealthSummary,
     MountPoint, NetworkSettings, Port, SummaryHostConfig, SummaryNetworks,
 };
-use berth_api::types::container_create::{EndpointSettings, PortBinding, PortMap};
+use berth_api::types::container_create::{
+    ContainerConfig, EndpointSettings, HostConfig, PortBinding, PortMap,
+};
 use berth_domain::Status;
 use berth_engine::{EndpointRecord, MountType, SandboxRecord, Sizes, Snapshot};
 use jiff::Timestamp;
@@ -47,7 +49,7 @@ pub(crate) fn inspect(app: &App, c: &Snapshot) -> ContainerInspect {
         driver: STORAGE_DRIVER.to_owned(),
         platform: c.platform.os.clone(),
         exec_ids: (!execs.is_empty()).then_some(execs),
-        host_config: (*c.host_config).clone(),
+        host_config: host_config(c),
         graph_driver: Some(DriverData {
             data: Some(
                 [
@@ -61,10 +63,24 @@ pub(crate) fn inspect(app: &App, c: &Snapshot) -> ContainerInspect {
             name: STORAGE_DRIVER.to_owned(),
         }),
         mounts: mounts(c),
-        config: (*c.config).clone(),
+        config: config(c),
         network_settings: network_settings(c),
         ..ContainerInspect::default()
     }
+}
+
+/// No limit is shown as none, not as zero.
+fn host_config(c: &Snapshot) -> HostConfig {
+    let mut config = (*c.host_config).clone();
+    config.resources.pids_limit = config.resources.pids_limit.filter(|n| *n != 0);
+    config
+}
+
+/// Clients send an empty map where they ask for no volumes.
+fn config(c: &Snapshot) -> ContainerConfig {
+    let mut config = (*c.config).clone();
+    config.volumes = config.volumes.filter(|v| !v.is_empty());
+    config
 }
 
 fn state(c: &Snapshot) -> ContainerState {
