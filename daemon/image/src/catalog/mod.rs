@@ -242,9 +242,11 @@ pub(crate) fn write_blob(layout: &Layout, bytes: &[u8]) -> Result<Digest> {
     let digest = document::sha256(bytes);
     let path = layout.blob(&digest);
     if read_blob(layout, &digest, bytes.len() as u64).is_err() {
-        crate::layout::write_atomically(&path, bytes)?;
-    } else {
-        sync_dir(&layout.blobs())?;
+        // By way of staging, where what a crash leaves is removed.
+        let new = layout.fresh("blob");
+        crate::layout::write_atomically(&new, bytes)?;
+        std::fs::rename(&new, &path).map_err(|e| Error::io("moving into place", &path, e))?;
     }
+    sync_dir(&layout.blobs())?;
     Ok(digest)
 }

@@ -99,3 +99,53 @@ async fn it_goes_with_the_image() {
     images.remove("x", crate::RemoveOptions::default(), |_| Vec::new()).unwrap();
     assert_eq!(crate::fixture::names(&shop.root.path().join("layers")), Vec::<String>::new());
 }
+
+/// What the kernel makes of the layers: each path's type, mode, owner and name, in a mount namespace that ends with the
+/// command.
+fn merged(layers: &[PathBuf]) -> Vec<String> {
+    let lower = layers.iter().map(|l| l.to_str().unwrap()).collect::<Vec<_>>().join(":");
+    let script = format!(
+        "mount -t tmpfs tmpfs /mnt && mkdir /mnt/m && mount -t overlay overlay -o ro,lowerdir={lower} /mnt/m \
+         && cd /mnt/m && find . -mindepth 1 -printf '%y %m %U %P\\n' | LC_ALL=C sort -k4"
+    );
+    let done = std::process::Command::new("unshare").args(["-m", "sh", "-c", &script]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_kernel_shows_the_image_as_it_was_meant() {
+    let (_shop, _, layers) = pulled(vec![
+        Tar::new()
+            .dir("tmp", 0o1777)
+            .dir("etc", 0o755)
+            .file("etc/gone", 0o644, b"")
+            .file("etc/kept", 0o640, b"")
+            .dir("opaque", 0o755)
+            .file("opaque/old", 0o644, b"")
+            .dir("again", 0o700)
+            .file("again/old", 0o644, b""),
+        Tar::new()
+            .file("etc/.wh.gone", 0, b"")
+            .file("opaque/.wh..wh..opq", 0, b"")
+            .file("opaque/new", 0o644, b"")
+            .file(".wh.again", 0, b"")
+            .dir("again", 0o711)
+            .file("again/new", 0o600, b""),
+        Tar::new().owned(b'0', "tmp/x", 0o4755, 7, 7),
+    ])
+    .await;
+    assert_eq!(
+        merged(&layers),
+        [
+            "d 711 0 again",
+            "f 600 0 again/new",
+            "d 755 0 etc",
+            "f 640 0 etc/kept",
+            "d 755 0 opaque",
+            "f 644 0 opaque/new",
+            "d 1777 0 tmp",
+            "f 4755 7 tmp/x",
+        ]
+    );
+}
