@@ -21,7 +21,8 @@ pub fn take() -> io::Result<Vec<(String, OwnedFd)>> {
     if !for_us || TAKEN.swap(true, Ordering::SeqCst) {
         return Ok(Vec::new());
     }
-    let bad = |e: std::num::ParseIntError| io::Error::new(io::ErrorKind::InvalidInput, format!("LISTEN_FDS: {e}"));
+    let bad =
+        |e: std::num::ParseIntError| io::Error::new(io::ErrorKind::InvalidInput, format!("LISTEN_FDS: {e}"));
     let count: u16 = var("LISTEN_FDS").parse().map_err(bad)?;
     let names = var("LISTEN_FDNAMES");
     let mut names = names.split(':');
