@@ -275,7 +275,9 @@ impl Asker {
                 scope: String::new(),
                 auth,
             };
-            self.follow(&realm, insecure, &question, authorization.as_ref()).await?
+            self.follow(&realm, insecure, &question, authorization.as_ref())
+                .await
+                .map_err(Failure::elsewhere)?
         } else {
             let mut form = String::from("grant_type=refresh_token");
             for (name, value) in [
@@ -294,7 +296,9 @@ impl Asker {
             let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
             request.headers_mut().insert(header::CONTENT_TYPE, form_type);
             request.headers_mut().insert(header::USER_AGENT, self.user_agent.clone());
-            Answer { response: self.transport.send(&realm, insecure, request).await?, url: realm }
+            let response =
+                self.transport.send(&realm, insecure, request).await.map_err(Failure::elsewhere)?;
+            Answer { response, url: realm }
         };
         if !answer.response.status().is_success() {
             let failure = self.failure(answer).await;
@@ -347,7 +351,11 @@ impl Asker {
         let (mut url, mut insecure, mut authorization) = (start.clone(), insecure, authorization);
         for _ in 0..=MAX_REDIRECTS {
             let request = self.request(question, authorization);
-            let response = self.transport.send(&url, insecure, request).await?;
+            let response = self
+                .transport
+                .send(&url, insecure, request)
+                .await
+                .map_err(|failure| if url == *start { failure } else { failure.elsewhere() })?;
             tracing::debug!(method = %question.method, registry = %url.host, status = response.status().as_u16(), "asked");
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(Answer { response, url });

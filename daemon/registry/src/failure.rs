@@ -56,6 +56,15 @@ impl Failure {
         Self { again: Again::Yes, ..Self::new(kind, message) }
     }
 
+    /// Of another server than the registry that was asked: that this one is unreachable says nothing
+    /// about which scheme the registry speaks.
+    pub(crate) fn elsewhere(mut self) -> Self {
+        if self.kind == Kind::Unreachable {
+            self.kind = Kind::Unavailable;
+        }
+        self
+    }
+
     /// From a status that is no success, and the registry's own words if it had any.
     pub(crate) fn of_status(host: &str, status: StatusCode, headers: &HeaderMap, words: &str) -> Self {
         let said = if words.is_empty() { String::new() } else { format!(": {words}") };

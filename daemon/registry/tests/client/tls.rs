@@ -162,3 +162,16 @@ async fn an_https_realm_on_another_host_is_the_registrys_choice() {
     client.resolve(&server.reference("a"), &Auth::basic("me", "secret")).await.unwrap();
     assert_eq!(realm.seen()[0].authorization(), Some("Basic bWU6c2VjcmV0"));
 }
+
+#[tokio::test]
+async fn an_unreachable_realm_does_not_turn_https_into_http() {
+    let server = Server::https(Authority::new().server(false), |_| {
+        with(reply(401, ""), "www-authenticate", "Bearer realm=\"https://127.0.0.1:1/token\"")
+    })
+    .await;
+    let error = client().resolve(&server.reference("a"), &Auth::basic("me", "secret")).await.unwrap_err();
+    assert_eq!(error.meaning(), Meaning::Unavailable);
+    // Had plain HTTP been tried, the last word would be about the registry.
+    assert!(error.chain().contains("127.0.0.1:1 is not reachable"), "{}", error.chain());
+    assert_eq!(server.seen().len(), 3);
+}
