@@ -27,25 +27,39 @@ const CTA_IP_V4_DST: u16 = 2;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_DST_PORT: u16 = 3;
 
+/// A few milliseconds' worth.
+const FEW: u32 = 4096;
+
 impl Worker {
     /// Forgets the flows to these ports. Nothing is said to have failed: a flow that stays ends by itself once its client pauses.
     pub(crate) fn forget_flows(&self, forwards: &[Forward]) {
-        let udp: Vec<&Forward> = forwards.iter().filter(|f| f.protocol == Protocol::Udp).collect();
+        let udp: Vec<Forward> = forwards.iter().filter(|f| f.protocol == Protocol::Udp).cloned().collect();
         if udp.is_empty() {
             return;
         }
-        let forget = || -> std::io::Result<Result<(), Refused>> {
-            Ok(forget(&mut Netlink::open(NETLINK_NETFILTER)?, &udp))
-        };
-        match forget() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "forgetting flows of UDP ports"),
-            Err(error) => tracing::warn!(%error, "forgetting flows of UDP ports"),
+        // All flows have to be looked at. Where that takes long, nobody waits for it.
+        let count = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count");
+        if count.is_ok_and(|c| c.trim().parse().is_ok_and(|n: u32| n <= FEW)) {
+            return forget_all(&udp);
+        }
+        let thread = std::thread::Builder::new().name("conntrack".into());
+        if let Err(error) = thread.spawn(move || forget_all(&udp)) {
+            tracing::warn!(%error, "starting a thread that forgets flows");
         }
     }
 }
 
-fn forget(netlink: &mut Netlink, udp: &[&Forward]) -> Result<(), Refused> {
+fn forget_all(udp: &[Forward]) {
+    let failed = match Netlink::open(NETLINK_NETFILTER) {
+        Ok(mut netlink) => forget(&mut netlink, udp).err().map(|e| e.to_string()),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(error) = failed {
+        tracing::warn!(%error, "forgetting flows of UDP ports");
+    }
+}
+
+fn forget(netlink: &mut Netlink, udp: &[Forward]) -> Result<(), Refused> {
     let mut stale: Vec<Vec<u8>> = Vec::new();
     let seq = netlink.next_seq();
     let dump = message(IPCTNL_MSG_CT_GET, NLM_F_REQUEST | NLM_F_DUMP, seq, &[]);
@@ -69,7 +83,7 @@ fn forget(netlink: &mut Netlink, udp: &[&Forward]) -> Result<(), Refused> {
 }
 
 /// Whether a flow was begun to one of these ports.
-fn leads_to(tuple: &[u8], udp: &[&Forward]) -> bool {
+fn leads_to(tuple: &[u8], udp: &[Forward]) -> bool {
     let (mut to, mut protocol, mut port) = (None, None, None);
     for (kind, value) in Attributes(tuple) {
         for (inner, value) in Attributes(value) {

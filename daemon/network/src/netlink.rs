@@ -50,6 +50,8 @@ pub(crate) struct Netlink {
     socket: Socket,
     port: u32,
     seq: u32,
+    /// The last message of the exchange before.
+    done: u32,
     room: usize,
     received: Vec<u8>,
 }
@@ -64,7 +66,7 @@ impl Netlink {
         // Words with errors, and errors without a copy of the request.
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
-        Ok(Self { socket, port, seq: 0, room: 0, received: Vec::with_capacity(RECEIVE) })
+        Ok(Self { socket, port, seq: 0, done: 0, room: 0, received: Vec::with_capacity(RECEIVE) })
     }
 
     /// The kernel tells others that changes came from here.
@@ -74,7 +76,10 @@ impl Netlink {
 
     /// The next sequence number; never 0, which notifications have.
     pub(crate) fn next_seq(&mut self) -> u32 {
-        self.seq = self.seq.checked_add(1).unwrap_or(1);
+        self.seq = self.seq.checked_add(1).unwrap_or_else(|| {
+            self.done = 0;
+            1
+        });
         self.seq
     }
 
@@ -90,8 +95,8 @@ impl Netlink {
         mut each: impl FnMut(u16, &[u8]),
     ) -> Result<(), Refused> {
         self.make_room(datagram.len()).map_err(|e| Refused::local(&e))?;
-        // A leftover of an exchange that failed half-way must not be taken for an answer to this one: sequence
-        // numbers tell them apart.
+        // A leftover of an exchange that failed half-way must not be taken for an answer to this one.
+        let before = std::mem::replace(&mut self.done, expect);
         self.socket.send(datagram, 0).map_err(|e| Refused::local(&e))?;
         let mut refused: Option<Refused> = None;
         let mut complete = false;
@@ -107,7 +112,7 @@ impl Netlink {
                     break;
                 }
             }
-            for message in Messages(&self.received) {
+            for message in Messages(&self.received).filter(|m| m.seq > before) {
                 match message.kind {
                     NLMSG_ERROR => match parse_error(&message) {
                         Some(error) if error.errno == 0 => complete |= error.seq == expect,

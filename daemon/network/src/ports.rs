@@ -108,15 +108,9 @@ impl Ports {
             if port != 0 && taken(protocol, host_ip, port) {
                 return Err(PortTaken::Published(SocketAddr::new(host_ip, port)));
             }
-            let (host_port, mut sockets) = self.bind(protocol, SocketAddr::new(host_ip, port))?;
-            if both {
-                let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), host_port);
-                match self.bind(protocol, v6) {
-                    Ok((_, more)) => sockets.extend(more),
-                    Err(PortTaken::Refused { errno: Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL, .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            let v4 = SocketAddr::new(host_ip, port);
+            let (host_port, sockets) =
+                if both { self.bind_both(protocol, v4)? } else { self.bind(protocol, v4)? };
             let port = PublishedPort { protocol, container_port: request.container_port, host_ip, host_port };
             Ok(Reservation { port, sockets })
         };
@@ -141,6 +135,18 @@ impl Ports {
                     }
                 }
             }
+        }
+    }
+
+    /// One socket for both families, where the host has IPv6.
+    fn bind_both(&self, protocol: Protocol, v4: SocketAddr) -> Result<(u16, Vec<OwnedFd>), PortTaken> {
+        match self.bind(protocol, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), v4.port())) {
+            Err(PortTaken::Refused { errno: Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL, .. }) => {
+                self.bind(protocol, v4)
+            }
+            // In which family it is taken is for the message.
+            Err(error) => self.bind(protocol, v4).and(Err(error)),
+            bound => bound,
         }
     }
 
@@ -228,7 +234,7 @@ fn bind_plain(
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC, protocol)?;
     if address.is_ipv6() {
-        set_ipv6_v6only(&socket, true)?;
+        set_ipv6_v6only(&socket, false)?;
     }
     if kind == SocketType::DGRAM {
         // Nobody reads it: what slips past the firewall is not to be kept.

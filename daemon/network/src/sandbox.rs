@@ -17,8 +17,8 @@ use crate::pool::Dressed;
 use crate::ports::held_name;
 use crate::worker::Worker;
 use crate::{
-    Driver, EndpointRecord, EndpointRequest, Mode, NetworkRecord, PortRequest, PublishedPort, SandboxRecord,
-    SandboxRequest,
+    Driver, EndpointRecord, EndpointRequest, HostPorts, Mode, NetworkRecord, PortRequest, PublishedPort,
+    SandboxRecord, SandboxRequest,
 };
 
 /// The networks meant, the one that gives the default gateway first.
@@ -273,7 +273,11 @@ impl Worker {
             let name = held_name(port);
             let (mine, rest): (Vec<_>, Vec<_>) = by_name.into_iter().partition(|(n, _)| *n == name);
             by_name = rest;
-            sockets.push((port.clone(), mine.into_iter().map(|(_, socket)| socket).collect()));
+            let mut mine: Vec<OwnedFd> = mine.into_iter().map(|(_, socket)| socket).collect();
+            if mine.is_empty() {
+                mine = self.reserve_again(port);
+            }
+            sockets.push((port.clone(), mine));
         }
         let mut books = self.books();
         for endpoint in &record.endpoints {
@@ -286,6 +290,23 @@ impl Worker {
         }
         books.put(container.clone(), Held { record, sockets });
         Ok(())
+    }
+
+    /// For a port whose socket was not kept. It works without, too: only nothing keeps others from binding it.
+    fn reserve_again(&self, port: &PublishedPort) -> Vec<OwnedFd> {
+        let request = PortRequest {
+            protocol: port.protocol,
+            container_port: port.container_port,
+            host_ip: Some(port.host_ip),
+            host_ports: HostPorts::Range(port.host_port, port.host_port),
+        };
+        match self.ports.reserve(&[request], Ipv4Addr::UNSPECIFIED, |_, _, _| false) {
+            Ok(reserved) => reserved.into_iter().flat_map(|r| r.sockets).collect(),
+            Err(error) => {
+                tracing::warn!(%error, "an adopted port cannot be reserved again");
+                Vec::new()
+            }
+        }
     }
 
     fn check_adoptable(&self, container: &ContainerId, record: &SandboxRecord) -> Result<()> {

@@ -3,8 +3,10 @@
 
 mod encode;
 mod expr;
+mod schema;
 mod table;
 mod watch;
 
-pub(crate) use table::{Bridge, Firewall, Forward, Known};
+pub(crate) use schema::{Bridge, Forward, Known};
+pub(crate) use table::Firewall;
 pub(crate) use watch::Watch;

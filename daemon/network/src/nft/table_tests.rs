@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::net::Ipv4Addr;
+
 use super::*;
+use crate::Protocol;
 use crate::testing::{check_golden, in_namespace, run};
 
 fn known() -> Known {
