@@ -194,3 +194,14 @@ fn nft_can_save_and_restore_it() {
         assert_eq!(listing(), saved);
     });
 }
+
+#[test]
+fn the_documentation_shows_the_table() {
+    let read =
+        |file: &str| std::fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let table = read("tests/golden/table.nft");
+    assert!(
+        read("../../docs/firewall.md").contains(&format!("```nft\n{table}```\n")),
+        "docs/firewall.md has another listing"
+    );
+}
