@@ -38,21 +38,34 @@ pub struct NetworkConfig {
     pub ip_forward: bool,
     /// Host address that ports are published on when the user names none (`ip`).
     pub default_host_ip: Ipv4Addr,
-    /// Name of our nftables table in each family. Daemons that share a network namespace need different names (and bridges).
-    pub table: String,
+    /// Name of our nftables table in each family. `None`: `berth`, or `berth-<bridge>` for a bridge that is not `berth0`,
+    /// so that daemons that share a network namespace, and so need different bridges, have different tables.
+    pub table: Option<String>,
     /// How many bare network namespaces are kept ready.
     pub namespace_pool: usize,
     /// How many network namespaces are kept ready that are on the default bridge already, link and address included.
     pub endpoint_pool: usize,
 }
 
+/// The default network's interface.
+const DEFAULT_BRIDGE: &str = "berth0";
+
 impl NetworkConfig {
+    /// The table's name.
+    pub(crate) fn table(&self) -> String {
+        match (&self.table, &self.bridge) {
+            (Some(table), _) => table.clone(),
+            (None, Some(bridge)) if bridge != DEFAULT_BRIDGE => format!("berth-{bridge}"),
+            (None, _) => "berth".into(),
+        }
+    }
+
     /// Docker's defaults, with our names.
     #[must_use]
     pub fn new(data_root: impl Into<PathBuf>) -> Self {
         Self {
             data_root: data_root.into(),
-            bridge: Some("berth0".into()),
+            bridge: Some(DEFAULT_BRIDGE.into()),
             bip: None,
             fixed_cidr: None,
             default_address_pools: Vec::new(),
@@ -61,7 +74,7 @@ impl NetworkConfig {
             masquerade: true,
             ip_forward: true,
             default_host_ip: Ipv4Addr::UNSPECIFIED,
-            table: "berth".into(),
+            table: None,
             namespace_pool: 1,
             endpoint_pool: 2,
         }

@@ -24,6 +24,9 @@ use crate::{
 /// The networks meant, the one that gives the default gateway first.
 type Plan = [(Arc<NetworkRecord>, EndpointRequest)];
 
+/// Leaves room in a message for other descriptors.
+const HELD_MAX: usize = 200;
+
 impl Worker {
     pub(crate) fn create(&mut self, container: &ContainerId, request: SandboxRequest) -> Result<Sandbox> {
         if self.books().sandbox(container).is_some() {
@@ -248,11 +251,12 @@ impl Worker {
         Ok(())
     }
 
-    /// Copies of the descriptors that the shim is to hold.
+    /// Copies of the descriptors that the shim is to hold. A message to it carries 250 at most, so that of more
+    /// ports than that the rest is kept by the daemon alone, and reserved again by the next one.
     fn copies(&self, container: &ContainerId) -> Result<Vec<(String, OwnedFd)>> {
         let mut copies = Vec::new();
         for (port, sockets) in self.books().sockets(container) {
-            for socket in sockets {
+            for socket in sockets.iter().take(HELD_MAX - copies.len()) {
                 let copy = socket.try_clone().map_err(|e| Error::internal("copying a socket").because(e))?;
                 copies.push((held_name(port), copy));
             }

@@ -175,9 +175,10 @@ impl Worker {
 
     pub(crate) fn firewall(&mut self) -> Result<&mut Firewall> {
         if self.firewall.is_none() {
-            let firewall = Firewall::open(&self.config.table)?;
+            let table = self.config.table();
+            let firewall = Firewall::open(&table)?;
             let jobs = self.jobs.clone();
-            let watch = Watch::start(&self.config.table, firewall.port(), move || {
+            let watch = Watch::start(&table, firewall.port(), move || {
                 let Some(jobs) = jobs.upgrade() else { return false };
                 jobs.blocking_send(Box::new(Self::repair_firewall)).is_ok()
             })?;

@@ -154,6 +154,18 @@ impl Lab {
         Self { host, outside, networks, dir }
     }
 
+    /// Another daemon on the same host.
+    pub fn beside(&self, change: impl FnOnce(&mut NetworkConfig)) -> Self {
+        let copy = |ns: &Ns| Ns(ns.0.try_clone().unwrap());
+        let (host, outside) = (copy(&self.host), copy(&self.outside));
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = configuration(dir.path());
+        change(&mut config);
+        let networks = open(&host, config).unwrap();
+        wait(networks.sweep(&[])).unwrap();
+        Self { host, outside, networks, dir }
+    }
+
     /// The daemon goes, another comes.
     pub fn restart(&mut self) {
         self.restart_with(|_| {}).unwrap();

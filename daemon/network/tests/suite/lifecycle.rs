@@ -219,6 +219,7 @@ fn many_ports_cost_one_transaction_and_all_come_and_go() {
     let ports: Vec<_> = (20_000..20_500).map(|port| tcp(port, port)).collect();
     let container = lab.container(&ports);
     assert_eq!(lab.table().matches("172.17.0.2 .").count(), 500);
+    assert_eq!(container.held.len(), 200, "as many as a shim can be handed in one message");
     lab.release(&container);
     assert_eq!(lab.table().matches("172.17.0.2 .").count(), 0);
 }

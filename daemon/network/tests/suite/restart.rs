@@ -85,6 +85,35 @@ fn others_links_and_tables_are_left_alone() {
 }
 
 #[test]
+fn two_daemons_share_a_host() {
+    let mut lab = Lab::new();
+    let mut second = lab.beside(|config| config.bridge = Some("berth1".into()));
+    let (a, b) = (lab.container(&[tcp(8080, 80)]), second.container(&[tcp(8081, 80)]));
+    assert_eq!((a.ip(), b.ip()), (Ipv4Addr::new(172, 17, 0, 2), Ipv4Addr::new(172, 18, 0, 2)));
+    let taken =
+        second.create(Mode::Networks(vec![EndpointRequest::on("bridge")]), &[tcp(8080, 80)]).unwrap_err();
+    assert!(taken.chain().ends_with("failed to bind host port 0.0.0.0:8080/tcp: address already in use"));
+    let (at_a, at_b) = (a.ns.listen(80), b.ns.listen(80));
+    let check = |lab: &Lab| {
+        assert_eq!(talk(&lab.outside, (HOST, 8080), &at_a), IpAddr::V4(OUTSIDE));
+        assert_eq!(talk(&lab.outside, (HOST, 8081), &at_b), IpAddr::V4(OUTSIDE));
+        talk(&a.ns, (HOST, 8081), &at_b);
+        talk(&b.ns, (HOST, 8080), &at_a);
+        a.ns.cannot_connect((b.ip(), 80));
+        b.ns.cannot_connect((a.ip(), 80));
+    };
+    check(&lab);
+    for (lab, container) in [(&mut lab, &a), (&mut second, &b)] {
+        let bridge = lab.networks.resolve("bridge").unwrap().bridge.clone().unwrap().link;
+        lab.restart_with(|config| config.bridge = Some(bridge)).unwrap();
+        wait(lab.networks.sandbox_adopt(&container.id, container.record.clone(), Vec::new())).unwrap();
+        wait(lab.networks.sweep(std::slice::from_ref(&container.id))).unwrap();
+    }
+    check(&lab);
+    assert_eq!(lab.host.sh("nft list tables"), "table ip berth\ntable ip berth-berth1\n");
+}
+
+#[test]
 fn a_bridge_that_somebody_removed_comes_back() {
     let lab = Lab::new();
     lab.host.sh("ip link del berth0");
