@@ -268,6 +268,32 @@ fn hostile_roots() {
     check(&container, "1:3\n1:3\n");
 }
 
+/// A container that swaps a directory of a shared volume for links to the root while others are started
+/// with a mount there: whatever happens to those starts, the host is not touched.
+fn racing_for_a_destination() {
+    let volume = tempfile::tempdir().unwrap();
+    let bind = json!({"destination": "/vol", "type": "bind", "source": volume.path(), "options": ["rbind"]});
+    let _attacker = Box::new(
+        "cd /vol; while true; do mkdir x 2>/dev/null; rmdir x 2>/dev/null; ln -s ../../../.. x; rm -rf x; done",
+    )
+    .mount(bind.clone())
+    .start();
+    let canary = tempfile::tempdir().unwrap();
+    let name = "berth-launch-canary";
+    let mut started = 0;
+    for _ in 0..60 {
+        let victim = Box::new("echo ran")
+            .mount(bind.clone())
+            .mount(json!({"destination": format!("/vol/x/{name}"), "type": "bind", "source": canary.path(), "options": ["rbind"]}));
+        started += usize::from(victim.run().is_ok());
+        // Made in the victim's own root at most.
+        assert!(!victim.dir.path().join(name).exists());
+    }
+    assert!(started > 0, "not one start got through");
+    assert!(!std::path::Path::new("/").join(name).exists());
+    assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(name));
+}
+
 fn sysctls_and_names() {
     check(
         &Box::new("cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shmmni /proc/sys/kernel/domainname")
@@ -552,6 +578,7 @@ fn main() {
         bind_mounts,
         tmpfs_takes_the_mode_of_the_image,
         hostile_roots,
+        racing_for_a_destination,
         sysctls_and_names,
         limits_are_written,
         cgroup_view,

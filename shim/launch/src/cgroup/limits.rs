@@ -51,9 +51,14 @@ fn throttles(list: Option<&Vec<LinuxThrottleDevice>>) -> impl Iterator<Item = (S
 pub(crate) fn v1(resources: &LinuxResources) -> Vec<Write> {
     let mut writes = Writes::default();
     if let Some(memory) = resources.memory() {
-        writes.add_some("memory", "memory.limit_in_bytes", memory.limit(), "memory limit");
-        writes.add_some("memory", "memory.memsw.limit_in_bytes", memory.swap(), "swap limit");
-        writes.add_some("memory", "memory.soft_limit_in_bytes", memory.reservation(), "memory reservation");
+        writes.add_some("memory", "memory.limit_in_bytes", non_zero(memory.limit()), "memory limit");
+        writes.add_some("memory", "memory.memsw.limit_in_bytes", non_zero(memory.swap()), "swap limit");
+        writes.add_some(
+            "memory",
+            "memory.soft_limit_in_bytes",
+            non_zero(memory.reservation()),
+            "memory reservation",
+        );
         writes.add_some("memory", "memory.swappiness", memory.swappiness(), "memory swappiness");
         writes.add_some("memory", "memory.kmem.tcp.limit_in_bytes", memory.kernel_tcp(), "kernel TCP memory");
         writes.add_some(
@@ -121,8 +126,13 @@ pub(crate) fn v2(resources: &LinuxResources) -> (Vec<Write>, Vec<String>) {
     let mut writes = Writes::default();
     let mut warnings = Vec::new();
     if let Some(memory) = resources.memory() {
-        writes.add_some("memory", "memory.max", memory.limit().map(max_or_zero), "memory limit");
-        writes.add_some("memory", "memory.low", memory.reservation().map(max_or_zero), "memory reservation");
+        writes.add_some("memory", "memory.max", non_zero(memory.limit()).map(max_or), "memory limit");
+        writes.add_some(
+            "memory",
+            "memory.low",
+            non_zero(memory.reservation()).map(max_or),
+            "memory reservation",
+        );
         match (memory.swap(), memory.limit()) {
             (None | Some(0), _) => {}
             (Some(-1), _) => writes.add("memory", "memory.swap.max", "max", "swap limit"),
@@ -192,16 +202,17 @@ pub(crate) fn v2(resources: &LinuxResources) -> (Vec<Write>, Vec<String>) {
     (writes.0, warnings)
 }
 
+/// Docker's "not set".
+fn non_zero(value: Option<i64>) -> Option<i64> {
+    value.filter(|value| *value != 0)
+}
+
 fn non_empty(text: Option<&String>) -> Option<&String> {
     text.filter(|text| !text.is_empty())
 }
 
 fn max_or(limit: i64) -> String {
     if limit > 0 { limit.to_string() } else { "max".to_owned() }
-}
-
-fn max_or_zero(limit: i64) -> String {
-    if limit >= 0 { limit.to_string() } else { "max".to_owned() }
 }
 
 /// `cpu.shares` (2 to 262144, default 1024) as `cpu.weight` (1 to 10000, default 100), by the curve
@@ -251,6 +262,13 @@ mod tests {
             &[("memory.limit_in_bytes", "-1"), ("memory.memsw.limit_in_bytes", "-1")],
             &[("memory.max", "max"), ("memory.swap.max", "max")],
         );
+    }
+
+    #[test]
+    fn zero_is_not_set() {
+        let zeros = r#"{"memory":{"limit":0,"swap":0,"reservation":0},"cpu":{"shares":0,"quota":0,"cpus":""},
+            "blockIO":{"weight":0}}"#;
+        check(zeros, &[], &[]);
     }
 
     #[test]
