@@ -219,7 +219,7 @@ async fn linger(
         let end =
             async { while !matches!(events.recv().await, None | Some(berth_runtime::ShimEvent::Gone)) {} };
         // It drains output to slow clients; then it is in the way of the next start.
-        if tokio::time::timeout(Duration::from_secs(30), end).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(10), end).await.is_err() {
             tracing::warn!(run_dir = %run_dir.display(), "a shim outlives its container; killing it");
             shim.kill();
         }

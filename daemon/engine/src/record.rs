@@ -4,6 +4,7 @@
 //! ```text
 //! <data-root>/containers/<id>/
 //!     config.json        ConfigRecord: what was asked; written last at create, so that a container is whole or not there
+//!     unwanted.json      UnwantedRecord: anonymous volumes that go if this directory goes; there during create and removal
 //!     state.json         StateRecord: what became of it; absent until the first start
 //!     upper/ work/       its root filesystem's changes
 //!     <id>-json.log      its output (and .1, .2, ...), written by the shim
@@ -31,6 +32,7 @@ pub(crate) const SCHEMA: u32 = 1;
 
 pub(crate) const CONFIG_FILE: &str = "config.json";
 pub(crate) const STATE_FILE: &str = "state.json";
+pub(crate) const UNWANTED_FILE: &str = "unwanted.json";
 
 /// `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +49,26 @@ pub(crate) struct ConfigRecord {
     pub(crate) networking: NetworkingConfig,
     #[serde(default)]
     pub(crate) mounts: Vec<MountPoint>,
+}
+
+/// `unwanted.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct UnwantedRecord {
+    pub(crate) schema: u32,
+    pub(crate) mounts: Vec<MountPoint>,
+}
+
+/// Notes that the anonymous volumes among `mounts` go with a directory, should nobody come to remove them.
+///
+/// # Errors
+///
+/// As [`write`].
+pub(crate) fn note_unwanted<'a>(dir: &Path, mounts: impl IntoIterator<Item = &'a MountPoint>) -> Result<()> {
+    let mounts: Vec<MountPoint> = mounts.into_iter().filter(|mount| mount.anonymous).cloned().collect();
+    if mounts.is_empty() {
+        return Ok(());
+    }
+    write(&dir.join(UNWANTED_FILE), &UnwantedRecord { schema: SCHEMA, mounts })
 }
 
 /// `state.json`.

@@ -31,7 +31,9 @@ use crate::Engine;
 use crate::asked::{self, Asked};
 use crate::files::blocking;
 use crate::life::LOST;
-use crate::record::{self, CONFIG_FILE, ConfigRecord, STARTING, STATE_FILE, StateRecord};
+use crate::record::{
+    self, CONFIG_FILE, ConfigRecord, STARTING, STATE_FILE, StateRecord, UNWANTED_FILE, UnwantedRecord,
+};
 use crate::seam::{Found, Shim};
 use crate::snapshot::Snapshot;
 use crate::task::{Starter, Task, Up};
@@ -214,7 +216,8 @@ impl Engine {
                     lost(ran)
                 }
             },
-            Ok(Found::Ended(record)) if ran || starting => Fate::Ended(record),
+            // The exit record stays until the state has it.
+            Ok(Found::Ended(record)) if ran || starting => return Fate::Ended(record),
             Ok(Found::Ended(_)) => Fate::Idle,
             Ok(Found::Lost(pids)) => {
                 let launched = pids.is_some();
@@ -225,13 +228,21 @@ impl Engine {
             }
             Err(error) => {
                 tracing::error!(container = %now.id, error = error.chain(), "finding a container's shim");
+                if let Some(pids) = read_pids(run_dir).await {
+                    kill_left(pids).await;
+                }
                 lost(ran)
             }
         };
-        undo::clear_cgroup(self.cgroup_path(now)).await;
-        undo::unmount(&run_dir.join("shm"));
-        undo::remove_dir(run_dir.clone()).await;
+        self.clear_run(now).await;
         fate
+    }
+
+    /// Clears away what a run left outside the container's own directory.
+    async fn clear_run(&self, now: &Snapshot) {
+        undo::clear_cgroup(self.cgroup_path(now)).await;
+        undo::unmount(&now.paths.run_dir.join("shm"));
+        undo::remove_dir(now.paths.run_dir.clone()).await;
     }
 
     /// Makes the container's task; it is not yet running.
@@ -276,6 +287,7 @@ impl Engine {
                 task.publish();
                 task.event("die", &[("exitCode", exit.code.to_string())]);
                 task.record_state().await;
+                self.clear_run(&task.now).await;
             }
         }
         task
@@ -286,6 +298,7 @@ impl Engine {
         let engine = Arc::clone(self);
         self.background(async move {
             for dir in entries(&engine.removing_dir()) {
+                engine.remove_unwanted(&dir).await;
                 undo::remove_dir(dir).await;
             }
             for dir in entries(&engine.config.exec_root.join("containers")) {
@@ -299,6 +312,21 @@ impl Engine {
             }
             engine.collect_images().await;
         });
+    }
+
+    /// Removes the volumes that were to go with a directory.
+    async fn remove_unwanted(self: &Arc<Self>, dir: &Path) {
+        let path = dir.join(UNWANTED_FILE);
+        let id = dir.file_name().and_then(|n| n.to_str()).and_then(|n| n.parse::<ContainerId>().ok());
+        let (engine, Some(id), true) = (Arc::clone(self), id, path.exists()) else { return };
+        let removed = blocking(move || {
+            let unwanted: UnwantedRecord = record::read(&path)?;
+            engine.backends.volumes.release_all(&unwanted.mounts, &id, true)
+        })
+        .await;
+        if let Err(error) = removed {
+            tracing::error!(dir = %dir.display(), error = error.chain(), "removing volumes of a container that is gone");
+        }
     }
 
     async fn sweep_run_dir(&self, id: &ContainerId, dir: PathBuf) {
@@ -389,6 +417,16 @@ async fn ask(shim: &dyn Shim) -> Option<(ShimState, Option<OwnedFd>, Vec<(String
         }
         Err(_) => None,
     }
+}
+
+/// Whom a shim that does not answer noted.
+async fn read_pids(run_dir: &Path) -> Option<PidRecord> {
+    let path = run_dir.join(berth_shim_proto::PID_FILE);
+    let read = blocking(move || {
+        let bytes = fs::read(&path).map_err(|error| Error::io("reading", &path, error))?;
+        serde_json::from_slice(&bytes).map_err(|error| Error::internal("reading pids").because(error))
+    });
+    read.await.ok()
 }
 
 /// Kills what a dead shim left, if the pids are still those of the processes that it meant.

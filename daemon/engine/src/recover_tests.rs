@@ -131,3 +131,31 @@ async fn names_and_renames_are_kept() {
     f.engine.resolve("old").expect_err("renamed");
     f.try_create("new", json!({})).await.expect_err("taken");
 }
+
+#[tokio::test]
+async fn anonymous_volumes_of_what_was_interrupted_go_with_it() {
+    let f = Fixture::new().await;
+    let body = json!({"Volumes": {"/v": {}}});
+    let keeps = f.create("keeps", body.clone()).await;
+    let half = f.create("half", body.clone()).await;
+    let removed = f.create("removed", body).await;
+    let volume = |name: &str| f.engine.container_inspect(name).unwrap().mounts[0].name.clone();
+    let (kept, lost, gone) = (volume("keeps"), volume("half"), volume("removed"));
+    let data = f.root.path().join("data");
+    let dir = |id: &berth_domain::ContainerId| data.join("containers").join(id.as_str());
+    let note = |id: &berth_domain::ContainerId, name: &str| {
+        crate::record::note_unwanted(&dir(id), f.engine.container_inspect(name).unwrap().mounts.iter())
+            .unwrap();
+    };
+    // Killed before the record was written; between the renaming and the volumes; and right after the record.
+    note(&half, "half");
+    std::fs::remove_file(dir(&half).join("config.json")).unwrap();
+    note(&removed, "removed");
+    std::fs::rename(dir(&removed), data.join("removing").join(removed.as_str())).unwrap();
+    note(&keeps, "keeps");
+    let f = f.restart([]).await;
+    f.engine.shutdown().await;
+    let there = |name: &str| data.join("volumes").join(name).exists();
+    assert!(there(&kept), "its container is whole");
+    assert!(!there(&lost) && !there(&gone), "nobody's volumes");
+}

@@ -18,7 +18,7 @@ use crate::Engine;
 use crate::asked::{self, Asked};
 use crate::files::blocking;
 use crate::index::NameGuard;
-use crate::record::{self, CONFIG_FILE, ConfigRecord, SCHEMA};
+use crate::record::{self, CONFIG_FILE, ConfigRecord, SCHEMA, UNWANTED_FILE};
 use crate::seam::ImageFacts;
 use crate::snapshot::{Paths, Snapshot, State};
 use crate::task::Task;
@@ -225,11 +225,13 @@ impl Engine {
         .await
     }
 
-    fn make_all(&self, mut now: Snapshot, plans: Vec<MountPlan>) -> Result<Vec<MountPoint>> {
+    fn make_all(&self, mut now: Snapshot, mut plans: Vec<MountPlan>) -> Result<Vec<MountPoint>> {
         make_dir(&now.paths.dir, 0o710)?;
         make_dir(&now.paths.upper, 0o755)?;
         make_dir(&now.paths.work, 0o700)?;
         self.fault("create: directories")?;
+        name_volumes(&mut plans)?;
+        record::note_unwanted(&now.paths.dir, plans.iter().map(|plan| &plan.point))?;
         let has_volume = plans.iter().any(|plan| plan.point.r#type == MountType::Volume);
         let root = if has_volume { Some(self.image_view(&now.image)?) } else { None };
         let mounts = self.backends.volumes.realise(plans, &now.id, root.as_ref().map(|fd| fd.as_fd()))?;
@@ -240,6 +242,14 @@ impl Engine {
                 tracing::error!(container = %now.id, error = also.chain(), "giving volumes back");
             }
             return Err(error);
+        }
+        let noted = now.paths.dir.join(UNWANTED_FILE);
+        match std::fs::remove_file(&noted) {
+            // Beside a record it means nothing.
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %noted.display(), %error, "removing a note");
+            }
+            _ => {}
         }
         Ok(mounts)
     }
@@ -283,6 +293,21 @@ impl Task {
         let (engine, now) = (Arc::clone(&self.engine), self.now.clone());
         blocking(move || engine.write_config(&now)).await
     }
+}
+
+/// Marks a volume that was made without a name of its own.
+const ANONYMOUS: &str = "com.docker.volume.anonymous";
+
+/// Gives anonymous volumes their names before they are made, so that a note of them can be made first.
+fn name_volumes(plans: &mut [MountPlan]) -> Result<()> {
+    for plan in plans {
+        let point = &mut plan.point;
+        if point.r#type == MountType::Volume && point.anonymous && point.name.is_empty() {
+            point.name = new_id()?.to_string();
+            plan.labels.get_or_insert_default().insert(ANONYMOUS.to_owned(), String::new());
+        }
+    }
+    Ok(())
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<()> {

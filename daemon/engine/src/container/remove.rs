@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use crate::Engine;
 use crate::files::blocking;
 use crate::handle::{Reply, Verb};
+use crate::record;
 use crate::task::{Done, Task, again, answer};
 use crate::undo;
 
@@ -173,6 +174,9 @@ async fn clear(
     let moved = {
         let (engine, id, aside) = (Arc::clone(&engine), id.clone(), aside.clone());
         blocking(move || {
+            if volumes && dir.exists() {
+                record::note_unwanted(&dir, &*mounts)?;
+            }
             match std::fs::rename(&dir, &aside) {
                 Ok(()) => {}
                 // Removed before, but for its volumes.
