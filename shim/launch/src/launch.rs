@@ -14,7 +14,7 @@ use crate::cgroup::{Cgroup, Made};
 use crate::channel::{Channel, Message};
 use crate::child::{self, InitPlan};
 use crate::error::{Context as _, Error, Result};
-use crate::mounts::{RootPlan, bind_tree, make_overlay};
+use crate::mounts::{RootPlan, bind_tree, make_overlay, overlay_by_mount};
 use crate::namespaces::Namespaces;
 use crate::process::{ProcessPlan, set_rlimits};
 use crate::sys::{self, CLONE_NEWCGROUP, CLONE_NEWUSER, CLONE_NEWUTS, Cloned};
@@ -151,6 +151,12 @@ pub fn launch(input: LaunchInput<'_>) -> Result<Launched> {
 /// When the kernel refuses, with its own words if it has any.
 pub fn overlay(overlay: &Overlay) -> Result<OwnedFd> {
     make_overlay(overlay)
+}
+
+/// As [`overlay`], the way that kernels before 6.5 need for many layers.
+#[doc(hidden)]
+pub fn overlay_for_old_kernels(overlay: &Overlay) -> Result<OwnedFd> {
+    overlay_by_mount(overlay)
 }
 
 fn refuse_unsupported(spec: &Spec) -> Result<()> {

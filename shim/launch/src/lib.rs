@@ -48,5 +48,7 @@ pub mod user;
 
 pub use error::{Error, Kind};
 pub use exec::{ExecInput, exec};
-pub use launch::{LaunchInput, Launched, Overlay, Root, Stdio, TerminalSize, launch, overlay};
+pub use launch::{
+    LaunchInput, Launched, Overlay, Root, Stdio, TerminalSize, launch, overlay, overlay_for_old_kernels,
+};
 pub use user::UserRequest;

@@ -30,7 +30,7 @@ fn exit_codes() {
 }
 
 fn namespaces() {
-    check(&Box::new("echo $$; hostname; ls /proc | grep -c '^[0-9]*$'"), "1\nbox\n3\n");
+    check(&Box::new("echo $$; hostname; set -- /proc/[0-9]*; echo $#"), "1\nbox\n1\n");
     let mine = |kind: &str| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string();
     let output = Box::new("for n in mnt net uts pid ipc cgroup user; do readlink /proc/self/ns/$n; done")
         .run()
@@ -191,6 +191,41 @@ fn overlay_root() {
     assert!(container.dir.path().join("upper/etc/new").exists());
     // Started again, although volatile mounts leave a mark.
     check(&container.args(&["cat", "/etc/new"]), "new\n");
+}
+
+/// As many layers as Docker allows, also the way that older kernels need.
+fn overlays_of_many_layers() {
+    let container = Box::new("cat /layer; echo new > /new");
+    let at = |name: &str| {
+        let path = container.dir.path().join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    };
+    let mut lower: Vec<_> = (0..127).map(|n| at(&format!("a-rather-long-name-for-a-layer-{n}"))).collect();
+    lower.push(container.root());
+    fs::write(lower[0].join("layer"), "topmost\n").unwrap();
+    fs::write(lower[126].join("layer"), "other\n").unwrap();
+    for (n, make) in [berth_launch::overlay, berth_launch::overlay_for_old_kernels].iter().enumerate() {
+        let (upper, work) = (at(&format!("upper{n}")), at(&format!("work{n}")));
+        let overlay =
+            berth_launch::Overlay { lower: lower.clone(), upper: upper.clone(), work, volatile: true };
+        let mount = make(&overlay).unwrap();
+        let output = container.run_on(berth_launch::Root::Mount(mount)).unwrap();
+        assert_eq!(output.out, "topmost\n", "{output:?}");
+        assert!(upper.join("new").exists());
+    }
+    assert!(!fs::read_to_string("/proc/self/mounts").unwrap().contains("overlay"));
+}
+
+/// A time namespace, which exec has to join too.
+fn time_namespace() {
+    let mut container = Box::new("sleep 1000");
+    container.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "time"}));
+    let running = container.start();
+    let init = fs::read_link(format!("/proc/{}/ns/time", running.launched.pid)).unwrap();
+    assert_ne!(init, fs::read_link("/proc/self/ns/time").unwrap());
+    let output = running.exec(&["readlink", "/proc/self/ns/time"], |_| {}).unwrap();
+    assert_eq!(output.out.trim(), init.display().to_string());
 }
 
 fn read_only_root() {
@@ -574,6 +609,8 @@ fn main() {
         commands_that_cannot_run,
         working_directories,
         overlay_root,
+        overlays_of_many_layers,
+        time_namespace,
         read_only_root,
         bind_mounts,
         tmpfs_takes_the_mode_of_the_image,

@@ -63,6 +63,28 @@ fn missing_controllers_are_warnings() {
     assert!(output.warnings.iter().any(|warning| warning.contains("hugetlb")), "{:?}", output.warnings);
 }
 
+/// What the host mounts later below a shared source appears in a slave volume, and not in a private one.
+fn propagation() {
+    let volume = tempfile::tempdir().unwrap();
+    mount("tmpfs", volume.path(), "tmpfs", MountFlags::empty(), None).unwrap();
+    mount_change(volume.path(), MountPropagationFlags::SHARED).unwrap();
+    fs::create_dir(volume.path().join("late")).unwrap();
+    let bind = |to: &str, option: &str| json!({"destination": to, "type": "bind", "source": volume.path(), "options": ["rbind", option]});
+    let running = Box::new("sleep 1000")
+        .mount(bind("/slave", "rslave"))
+        .mount(bind("/private", "rprivate"))
+        .with("/linux/rootfsPropagation", json!("rslave"))
+        .start();
+    mount("tmpfs", volume.path().join("late"), "tmpfs", MountFlags::empty(), None).unwrap();
+    fs::write(volume.path().join("late/file"), "seen\n").unwrap();
+    let output =
+        running.exec(&["sh", "-c", "cat /slave/late/file; ls /private/late | wc -l"], |_| {}).unwrap();
+    assert_eq!(output.out, "seen\n0\n", "{output:?}");
+    drop(running);
+    rustix::mount::unmount(volume.path().join("late"), rustix::mount::UnmountFlags::empty()).unwrap();
+    rustix::mount::unmount(volume.path(), rustix::mount::UnmountFlags::empty()).unwrap();
+}
+
 fn groups_of_the_container_are_removed() {
     let container = Box::new("mkdir -p /sys/fs/cgroup/a/b && echo 0 > /sys/fs/cgroup/a/b/cgroup.procs && cat /proc/self/cgroup | grep 0::")
         .with("/mounts/4/options", json!(["rw"]));
@@ -84,5 +106,6 @@ fn main() {
         freezes_and_kills,
         missing_controllers_are_warnings,
         groups_of_the_container_are_removed,
+        propagation,
     ];
 }

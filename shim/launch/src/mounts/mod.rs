@@ -12,7 +12,7 @@ mod stage;
 
 pub(crate) use devices::{make_devices, open_terminal};
 pub(crate) use fs::{attach, bind_of, bind_tree, filesystem};
-pub(crate) use overlay::make_overlay;
+pub(crate) use overlay::{make_overlay, overlay_by_mount};
 pub(crate) use plan::{RootPlan, Source};
 pub(crate) use root::{Image, enter_root};
 pub(crate) use stage::{Stage, make_read_only, open_if_there};

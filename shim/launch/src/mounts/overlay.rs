@@ -6,16 +6,19 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
-    fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, open_tree,
 };
 
 use super::fs::complaint;
-use crate::error::{Error, Result};
-use crate::launch::Overlay;
+use crate::channel::{Channel, Message};
+use crate::child;
+use crate::error::{Context as _, Error, Result};
+use crate::launch::{Child, Overlay};
+use crate::sys::{self, Cloned, MS_PRIVATE, MountAttr, mount_setattr_at};
 
 /// The kernel's `OVL_MAX_STACK`.
 const MAX_LAYERS: usize = 500;
@@ -30,13 +33,79 @@ pub(crate) fn make_overlay(overlay: &Overlay) -> Result<OwnedFd> {
         )));
     }
     clear_volatile_mark(overlay)?;
-    match try_overlay(overlay, Layers::OneByOne) {
-        // `lowerdir+` is there since Linux 6.5; older kernels do not know the key.
-        Err(Failure { errno: Errno::INVAL, at_layers: true, .. }) => {
-            try_overlay(overlay, Layers::Joined).map_err(|failure| failure.into_error(overlay))
-        }
+    let layers = if takes_layers_one_by_one() { Layers::OneByOne } else { Layers::Joined };
+    match try_overlay(overlay, layers) {
+        Err(Failure { errno: Errno::TOOBIG, .. }) => overlay_by_mount(overlay),
         other => other.map_err(|failure| failure.into_error(overlay)),
     }
+}
+
+/// `lowerdir+` is there since Linux 6.5. Kernels before it take any key and complain, in no words, only
+/// when the mount is made; so the version has to be asked.
+fn takes_layers_one_by_one() -> bool {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 5)
+}
+
+/// Through mount(2), whose options may fill a page where a string of fsconfig ends at 255 bytes: for
+/// kernels before 6.5 and more layers than that holds. It can only mount at a path, so a child does it in
+/// a mount namespace of its own, and hands over a detached copy.
+pub(crate) fn overlay_by_mount(overlay: &Overlay) -> Result<OwnedFd> {
+    let (here, there) = Channel::pair()?;
+    let (pid, pidfd) = match sys::clone3(sys::CLONE_NEWNS, None).context(|| "clone3")? {
+        Cloned::Child => {
+            drop(here);
+            child::run(&there, || match mount_in_child(overlay) {
+                Ok(mount) => match there.send(&Message::Go(vec![mount])) {
+                    Ok(()) => sys::exit(0),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            })
+        }
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    let _reaped_when_dropped = Child::new(pid, pidfd);
+    drop(there);
+    match here.receive()? {
+        Some(Message::Go(mut fds)) if fds.len() == 1 => {
+            fds.pop().ok_or_else(|| Error::internal("the overlay got lost"))
+        }
+        Some(Message::Failed(error)) => Err(error),
+        _ => Err(Error::internal("the process that mounts an overlay died")),
+    }
+}
+
+fn mount_in_child(overlay: &Overlay) -> Result<OwnedFd> {
+    const PAGE: usize = 4096;
+    let private = MountAttr { propagation: MS_PRIVATE, ..MountAttr::default() };
+    mount_setattr_at(CWD, c"/", 0, true, &private).context(|| "make the mounts private")?;
+    let mut keep = Vec::new();
+    let mut through = |path: &Path| {
+        short(path, &mut keep, true)
+            .map(|path| path.to_string_lossy().into_owned())
+            .context(|| path.display().to_string())
+    };
+    let lower = overlay.lower.iter().map(|path| through(path)).collect::<Result<Vec<_>>>()?.join(":");
+    let (upper, work) = (through(&overlay.upper)?, through(&overlay.work)?);
+    let volatile = if overlay.volatile { ",volatile" } else { "" };
+    let options = format!(
+        "lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=off,metacopy=off,index=off{volatile}"
+    );
+    if options.len() >= PAGE {
+        return Err(Error::invalid(format!(
+            "{} layers are more than this kernel takes (6.5 takes {MAX_LAYERS})",
+            overlay.lower.len()
+        )));
+    }
+    let options = CString::new(options).map_err(|_| Error::internal("NUL in overlay options"))?;
+    // Any directory will do: nobody else sees this namespace.
+    rustix::mount::mount("overlay", "/sys", "overlay", MountFlags::empty(), Some(options.as_c_str()))
+        .context(|| format!("overlay of {} layers on {}", overlay.lower.len(), overlay.upper.display()))?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, "/sys", flags).context(|| "detach the overlay")
 }
 
 /// A volatile mount leaves a mark in its work directory, and the kernel refuses the next mount because
@@ -71,7 +140,6 @@ enum Layers {
 
 struct Failure {
     errno: Errno,
-    at_layers: bool,
     text: String,
 }
 
@@ -99,9 +167,9 @@ fn short(path: &Path, keep: &mut Vec<OwnedFd>, always: bool) -> std::result::Res
 }
 
 fn try_overlay(overlay: &Overlay, layers: Layers) -> std::result::Result<OwnedFd, Failure> {
-    let plain = |errno: Errno| Failure { errno, at_layers: false, text: errno.to_string() };
+    let plain = |errno: Errno| Failure { errno, text: errno.to_string() };
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(plain)?;
-    let said = |errno: Errno| Failure { errno, at_layers: false, text: complaint(&context, errno) };
+    let said = |errno: Errno| Failure { errno, text: complaint(&context, errno) };
     let mut keep = Vec::new();
     let set = |key: &str, value: &CString| fsconfig_set_string(&context, key, value.as_c_str());
 
@@ -114,7 +182,6 @@ fn try_overlay(overlay: &Overlay, layers: Layers) -> std::result::Result<OwnedFd
                 })?;
                 set("lowerdir+", &path).map_err(|errno| Failure {
                     errno,
-                    at_layers: true,
                     text: format!("{}: {}", layer.display(), complaint(&context, errno)),
                 })?;
             }
@@ -132,11 +199,7 @@ fn try_overlay(overlay: &Overlay, layers: Layers) -> std::result::Result<OwnedFd
                 joined.extend_from_slice(path.as_bytes());
             }
             if joined.len() > MAX_STRING {
-                return Err(Failure {
-                    errno: Errno::TOOBIG,
-                    at_layers: false,
-                    text: "more layers than a kernel before 6.5 takes in one option".to_owned(),
-                });
+                return Err(Failure { errno: Errno::TOOBIG, text: "too many layers".to_owned() });
             }
             let joined = CString::new(joined).map_err(|_| plain(Errno::INVAL))?;
             set("lowerdir", &joined).map_err(said)?;
@@ -160,4 +223,35 @@ fn try_overlay(overlay: &Overlay, layers: Layers) -> std::result::Result<OwnedFd
         fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
     };
     configure().map_err(said)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn layers_joined_for_old_kernels() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        let lower = vec![at("one"), at("two")];
+        std::fs::write(lower[0].join("f"), "top").unwrap();
+        std::fs::write(lower[1].join("f"), "bottom").unwrap();
+        let overlay = Overlay { lower, upper: at("upper"), work: at("work"), volatile: true };
+        let mount =
+            try_overlay(&overlay, Layers::Joined).unwrap_or_else(|failure| panic!("{}", failure.text));
+        let fd = rustix::fs::openat(&mount, "f", OFlags::RDONLY, Mode::empty()).unwrap();
+        let mut text = [0; 8];
+        let length = rustix::io::read(&fd, &mut text).unwrap();
+        assert_eq!(&text[..length], b"top");
+        let many = Overlay { lower: vec![overlay.upper.clone(); 20], ..overlay };
+        assert_eq!(
+            try_overlay(&many, Layers::Joined).map_err(|failure| failure.errno).unwrap_err(),
+            Errno::TOOBIG
+        );
+    }
 }

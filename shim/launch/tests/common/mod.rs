@@ -116,17 +116,25 @@ impl Box {
     }
 
     pub fn launch(&self, stdio: Stdio) -> Result<Launched, Error> {
+        self.launch_on(self.root_input(), stdio)
+    }
+
+    fn launch_on(&self, root: Root, stdio: Stdio) -> Result<Launched, Error> {
         let spec = self.oci();
         let (user, groups) = self.user.clone().unzip();
         let groups = groups.unwrap_or_default();
         let user = user.as_deref().map(|user| UserRequest { user, groups: &groups });
-        launch(LaunchInput { spec: &spec, root: self.root_input(), user, stdio, netns: None, seccomp: None })
+        launch(LaunchInput { spec: &spec, root, user, stdio, netns: None, seccomp: None })
     }
 
     /// Runs to the end.
     pub fn run(&self) -> Result<Output, Error> {
+        self.run_on(self.root_input())
+    }
+
+    pub fn run_on(&self, root: Root) -> Result<Output, Error> {
         let (stdio, out, err) = pipes();
-        let launched = self.launch(stdio)?;
+        let launched = self.launch_on(root, stdio)?;
         let output = finish(&launched, out, err);
         launched.cgroup.remove().unwrap();
         Ok(output)
