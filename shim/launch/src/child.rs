@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{Gid, Mode, Uid};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};
@@ -16,8 +16,8 @@ use crate::channel::{Channel, Message};
 use crate::error::{Context as _, Error, Result};
 use crate::launch::{Stdio, TerminalSize};
 use crate::mounts::{
-    Image, RootPlan, Source, Stage, attach, bind_of, enter_root, make_devices, make_read_only, open_if_there,
-    open_terminal,
+    Image, RootPlan, Source, Stage, attach, bind_of, enter_root, make_node, make_read_only, nodes,
+    open_if_there, open_terminal,
 };
 use crate::namespaces::Namespaces;
 use crate::path::{Missing, ensure_in_root};
@@ -63,7 +63,7 @@ pub(crate) fn settle() -> Result<()> {
 /// The body of init. Returns only with what went wrong.
 pub(crate) fn init(plan: InitPlan<'_>, channel: &Channel) -> Error {
     let InitPlan { namespaces, hostname, domainname, sysctls, root, process, stdio, cgroup } = plan;
-    let prepare = || -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    let prepare = || -> Result<Built> {
         settle()?;
         if namespaces.has(CLONE_NEWUSER) {
             await_mapping(channel)?;
@@ -75,14 +75,21 @@ pub(crate) fn init(plan: InitPlan<'_>, channel: &Channel) -> Error {
         if let Some(name) = domainname {
             setdomainname(name.as_bytes()).context(|| "set the domain name")?;
         }
-        let size = match &stdio {
-            Stdio::Terminal(size) => Some(*size),
-            Stdio::Fds(_) => None,
+        let building = Building {
+            namespaces: &namespaces,
+            sysctls: &sysctls,
+            root,
+            apparmor: process.apparmor.is_some(),
+            terminal: match &stdio {
+                Stdio::Terminal(size) => Some(*size),
+                Stdio::Fds(_) => None,
+            },
+            cgroup: &cgroup,
         };
-        build(&namespaces, &sysctls, root, process.apparmor.is_some(), size, &cgroup, channel)
+        build(building, channel)
     };
-    let (apparmor, slave) = match prepare() {
-        Ok(prepared) => prepared,
+    let Built { apparmor, slave } = match prepare() {
+        Ok(built) => built,
         Err(error) => return error,
     };
     let streams = match (&stdio, slave) {
@@ -112,33 +119,42 @@ pub(crate) fn become_root() -> Result<()> {
     set_thread_res_uid(uid, uid, uid).context(|| "become uid 0 of the user namespace")
 }
 
-/// Builds the container's file system and enters it.
-fn build(
-    namespaces: &Namespaces,
-    sysctls: &[Sysctl],
-    root: RootPlan<'_>,
+/// What the file system is built from.
+struct Building<'a> {
+    namespaces: &'a Namespaces,
+    sysctls: &'a [Sysctl],
+    root: RootPlan<'a>,
     apparmor: bool,
     terminal: Option<TerminalSize>,
-    cgroup: &Cgroup,
-    channel: &Channel,
-) -> Result<(Option<OwnedFd>, Option<OwnedFd>)> {
+    cgroup: &'a Cgroup,
+}
+
+/// What building the file system leaves for the last stretch.
+#[derive(Default)]
+struct Built {
+    /// Where an AppArmor profile is written.
+    apparmor: Option<OwnedFd>,
+    /// The slave side of the terminal.
+    slave: Option<OwnedFd>,
+}
+
+/// Builds the container's file system and enters it.
+fn build(plan: Building<'_>, channel: &Channel) -> Result<Built> {
+    let Building { namespaces, sysctls, root, apparmor, terminal, cgroup } = plan;
     let user_namespace = namespaces.has(CLONE_NEWUSER);
+    let mut built = Built::default();
     let mut stage = Stage::new()?;
-    let mut below = Vec::new();
-    let mut cgroup_below = Vec::new();
-    for mount in root.staged {
-        match (mount.as_top(), &mount.source) {
-            (Some(top), _) => stage.mount_top(top, mount)?,
-            (None, Source::Cgroup) => cgroup_below.push(mount),
-            (None, _) => below.push(mount),
-        }
+    let (tops, below): (Vec<_>, Vec<_>) = root.staged.into_iter().partition(|mount| mount.as_top().is_some());
+    let (cgroup_below, below): (Vec<_>, Vec<_>) =
+        below.into_iter().partition(|mount| matches!(mount.source, Source::Cgroup));
+    for mount in tops {
+        stage.mount_top(mount)?;
     }
     // Before the read-only paths, which cover /proc/sys.
-    let mut exec_label = None;
     if let Some(proc) = stage.top("proc") {
         sysctl::apply(sysctls, &proc.mount)?;
         if apparmor {
-            exec_label = Some(open_apparmor(proc.mount.as_fd())?);
+            built.apparmor = Some(open_apparmor(proc.mount.as_fd())?);
         }
     } else if !sysctls.is_empty() || apparmor {
         return Err(Error::invalid("sysctls and AppArmor profiles need a /proc in the container"));
@@ -146,40 +162,26 @@ fn build(
     for mount in below {
         stage.mount_below(mount, Vec::new())?;
     }
-    let mut slave = None;
+    let mut nodes = nodes(root.devices)?;
     if let Some(dev) = stage.top("dev") {
+        let (inside, outside): (Vec<_>, Vec<_>) =
+            nodes.into_iter().partition(|node| node.path.starts_with("/dev"));
+        nodes = outside;
+        // A /dev of the host's has its own.
+        for node in inside.iter().filter(|_| dev.is_new) {
+            let path = node.path.strip_prefix("/dev").unwrap_or(&node.path);
+            make_node(node, dev.mount.as_fd(), path, user_namespace)?;
+        }
         if dev.is_new {
-            let place = |path: &Path| match path.strip_prefix("/dev") {
-                Ok(rest) => (dev.mount.as_fd(), rest.to_owned()),
-                Err(_) => (dev.mount.as_fd(), PathBuf::new()),
-            };
-            let (inside, _): (Vec<_>, Vec<_>) =
-                root.devices.iter().cloned().partition(|device| device.path().starts_with("/dev"));
-            make_devices(&inside, user_namespace, place)?;
             stage.link_devices(dev.mount.as_fd())?;
         }
         if let Some(size) = terminal {
-            slave = Some(make_terminal(dev.mount.as_fd(), Path::new("pts/ptmx"), size, channel)?);
-        }
-        if let Some(slave) = &slave {
-            make_console(dev.mount.as_fd(), Path::new("console"), slave)?;
-        }
-    }
-    let mut in_image = Vec::new();
-    for path in root.read_only {
-        match stage.open(Path::new(path))? {
-            Some(Some(target)) => make_read_only(&target, path)?,
-            Some(None) => {}
-            None => in_image.push((path, false)),
+            let slave = make_terminal(dev.mount.as_fd(), Path::new("pts/ptmx"), size, channel)?;
+            make_console(dev.mount.as_fd(), Path::new("console"), &slave)?;
+            built.slave = Some(slave);
         }
     }
-    for path in root.masked {
-        match stage.open(Path::new(path))? {
-            Some(Some(target)) => stage.masks.hide(&target, path)?,
-            Some(None) => {}
-            None => in_image.push((path, true)),
-        }
-    }
+    let in_image = restrict_staged(&mut stage, root.read_only, root.masked)?;
 
     let (mount, views) = join_cgroups(namespaces, cgroup, channel)?;
     let mut views = cgroup.views(views);
@@ -189,35 +191,65 @@ fn build(
     stage.seal()?;
 
     let image = Image::attach(mount, &stage)?;
-    let mut masks = stage.masks;
-    let has_dev = stage.tops.iter().any(|top| top.name == "dev");
     for top in &stage.tops {
         image.adopt(top)?;
     }
     for mount in root.others {
         image.mount(mount, std::mem::take(&mut views))?;
     }
-    if !has_dev {
-        let place = |path: &Path| (image.mount.as_fd(), path.to_owned());
-        make_devices(root.devices, user_namespace, place)?;
-        if let Some(size) = terminal {
-            let fresh = make_terminal(image.mount.as_fd(), Path::new("dev/pts/ptmx"), size, channel)?;
-            make_console(image.mount.as_fd(), Path::new("dev/console"), &fresh)?;
-            slave = Some(fresh);
-        }
+    for node in nodes {
+        make_node(&node, image.mount.as_fd(), &node.path, user_namespace)?;
     }
-    for (path, hide) in in_image {
-        match (open_if_there(&image.mount, Path::new(path))?, hide) {
-            (Some(target), true) => masks.hide(&target, path)?,
-            (Some(target), false) => make_read_only(&target, path)?,
-            (None, _) => {}
+    if let (Some(size), None) = (terminal, &built.slave) {
+        let slave = make_terminal(image.mount.as_fd(), Path::new("dev/pts/ptmx"), size, channel)?;
+        make_console(image.mount.as_fd(), Path::new("dev/console"), &slave)?;
+        built.slave = Some(slave);
+    }
+    for (path, restriction) in in_image {
+        if let Some(target) = open_if_there(&image.mount, Path::new(path))? {
+            restriction.apply(&mut stage, &target, path)?;
         }
     }
     if root.root_read_only {
         image.make_read_only()?;
     }
     enter_root(&image, root.propagation)?;
-    Ok((exec_label, slave))
+    Ok(built)
+}
+
+/// What the spec's `maskedPaths` and `readonlyPaths` do to a path.
+#[derive(Clone, Copy)]
+enum Restriction {
+    ReadOnly,
+    Hidden,
+}
+
+impl Restriction {
+    fn apply(self, stage: &mut Stage, target: &OwnedFd, path: &str) -> Result<()> {
+        match self {
+            Self::ReadOnly => make_read_only(target, path),
+            Self::Hidden => stage.masks.hide(target, path),
+        }
+    }
+}
+
+/// Restricts the paths below the tops and returns those that must wait for the image.
+fn restrict_staged<'a>(
+    stage: &mut Stage,
+    read_only: &'a [String],
+    masked: &'a [String],
+) -> Result<Vec<(&'a str, Restriction)>> {
+    let read_only = read_only.iter().map(|path| (path.as_str(), Restriction::ReadOnly));
+    let masked = masked.iter().map(|path| (path.as_str(), Restriction::Hidden));
+    let mut in_image = Vec::new();
+    for (path, restriction) in read_only.chain(masked) {
+        match stage.open(Path::new(path))? {
+            Some(Some(target)) => restriction.apply(stage, &target, path)?,
+            Some(None) => {}
+            None => in_image.push((path, restriction)),
+        }
+    }
+    Ok(in_image)
 }
 
 /// Waits for the parent's go, joins the v1 cgroups and then leaves them behind as the roots of a new

@@ -85,9 +85,12 @@ fn mounts() {
 
 fn devices() {
     check(
-        &Box::new("stat -c '%n %t:%T %a' /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty /dev/nd; echo x > /dev/null")
-            .with("/linux/devices", json!([{"path": "/dev/nd", "type": "c", "major": 10, "minor": 9, "fileMode": 0o640, "uid": 3}])),
-        "/dev/null 1:3 666\n/dev/zero 1:5 666\n/dev/full 1:7 666\n/dev/random 1:8 666\n/dev/urandom 1:9 666\n/dev/tty 5:0 666\n/dev/nd a:9 640\n",
+        &Box::new("stat -c '%n %t:%T %a' /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty /dev/nd /dev/net/x /srv/nd; echo x > /dev/null")
+            .with("/linux/devices", json!([
+                {"path": "/dev/nd", "type": "c", "major": 10, "minor": 9, "fileMode": 0o640, "uid": 3},
+                {"path": "/dev/net/x", "type": "c", "major": 10, "minor": 8},
+                {"path": "/srv/nd", "type": "b", "major": 1, "minor": 2}])),
+        "/dev/null 1:3 666\n/dev/zero 1:5 666\n/dev/full 1:7 666\n/dev/random 1:8 666\n/dev/urandom 1:9 666\n/dev/tty 5:0 666\n/dev/nd a:9 640\n/dev/net/x a:8 666\n/srv/nd 1:2 666\n",
     );
 }
 

@@ -2,7 +2,7 @@
 //! Device nodes and terminals.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use rustix::fs::{
@@ -26,9 +26,11 @@ const DEFAULTS: [(&str, u32, u32); 6] = [
     ("/dev/tty", 5, 0),
 ];
 
-struct Node<'a> {
+/// A device node that the container is to have.
+#[derive(Debug)]
+pub(crate) struct Node {
     /// Absolute, in the container; on the host too inside a user namespace.
-    path: &'a Path,
+    pub(crate) path: PathBuf,
     kind: FileType,
     device: u64,
     mode: u32,
@@ -36,28 +38,25 @@ struct Node<'a> {
     gid: u32,
 }
 
-/// Makes the default nodes and the spec's. `place` maps a path to the directory to resolve it in and the
-/// path there. Inside a user namespace nodes cannot be made; the host's are bound instead.
-pub(crate) fn make_devices<'s>(
-    spec: &[LinuxDevice],
-    user_namespace: bool,
-    place: impl Fn(&Path) -> (BorrowedFd<'s>, std::path::PathBuf),
-) -> Result<()> {
-    for (path, major, minor) in DEFAULTS {
-        if spec.iter().any(|device| clean(device.path()) == Path::new(path)) {
-            continue;
-        }
-        let node = Node {
-            path: Path::new(path),
-            kind: FileType::CharacterDevice,
-            device: makedev(major, minor),
-            mode: 0o666,
-            uid: 0,
-            gid: 0,
-        };
-        make_node(&node, user_namespace, &place)?;
-    }
-    for device in spec {
+/// The default nodes and the spec's, which win.
+pub(crate) fn nodes(spec: &[LinuxDevice]) -> Result<Vec<Node>> {
+    let asked = spec.iter().map(Node::new).collect::<Result<Vec<_>>>()?;
+    let defaults = DEFAULTS.iter().filter(|(path, ..)| asked.iter().all(|node| node.path != Path::new(path)));
+    let defaults = defaults.map(|(path, major, minor)| Node {
+        path: PathBuf::from(path),
+        kind: FileType::CharacterDevice,
+        device: makedev(*major, *minor),
+        mode: 0o666,
+        uid: 0,
+        gid: 0,
+    });
+    let mut nodes: Vec<Node> = defaults.collect();
+    nodes.extend(asked);
+    Ok(nodes)
+}
+
+impl Node {
+    fn new(device: &LinuxDevice) -> Result<Self> {
         let path = clean(device.path());
         let number = |number: i64| {
             u32::try_from(number).map_err(|_| {
@@ -72,38 +71,29 @@ pub(crate) fn make_devices<'s>(
                 return Err(Error::invalid(format!("device {} has no type", path.display())));
             }
         };
-        let device_number = if kind == FileType::Fifo {
-            0
-        } else {
-            makedev(number(device.major())?, number(device.minor())?)
+        let device_number = match kind {
+            FileType::Fifo => 0,
+            _ => makedev(number(device.major())?, number(device.minor())?),
         };
-        let node = Node {
-            path: &path,
+        Ok(Self {
             kind,
             device: device_number,
             mode: device.file_mode().unwrap_or(0o666) & 0o7777,
             uid: device.uid().unwrap_or(0),
             gid: device.gid().unwrap_or(0),
-        };
-        make_node(&node, user_namespace, &place)?;
+            path,
+        })
     }
-    Ok(())
 }
 
-fn make_node<'s>(
-    node: &Node<'_>,
-    user_namespace: bool,
-    place: &impl Fn(&Path) -> (BorrowedFd<'s>, std::path::PathBuf),
-) -> Result<()> {
+/// Makes a node at `path` beneath `root`. Inside a user namespace nodes cannot be made; the host's of the
+/// same name is bound instead.
+pub(crate) fn make_node(node: &Node, root: BorrowedFd<'_>, path: &Path, user_namespace: bool) -> Result<()> {
     let what = || format!("device {}", node.path.display());
-    let (root, path) = place(node.path);
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(Error::invalid(format!("{}: not a path for a device", what())));
     };
-    let directory = match directory.as_os_str().is_empty() || directory == Path::new("/") {
-        true => root.try_clone_to_owned().context(what)?,
-        false => ensure_in_root(root, directory, Missing::Directory)?,
-    };
+    let directory = ensure_in_root(root, parent, Missing::Directory)?;
     if user_namespace && node.kind != FileType::Fifo {
         return bind_node(node, directory.as_fd(), name);
     }
@@ -127,10 +117,10 @@ fn make_node<'s>(
     Ok(())
 }
 
-fn bind_node(node: &Node<'_>, directory: BorrowedFd<'_>, name: &std::ffi::OsStr) -> Result<()> {
+fn bind_node(node: &Node, directory: BorrowedFd<'_>, name: &std::ffi::OsStr) -> Result<()> {
     let what = || format!("device {}", node.path.display());
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let host = openat(CWD, node.path, flags, Mode::empty()).context(what)?;
+    let host = openat(CWD, &node.path, flags, Mode::empty()).context(what)?;
     let mount = bind_of(&host, false).context(what)?;
     let stat = fstat(&mount).context(what)?;
     if FileType::from_raw_mode(stat.st_mode) != node.kind || stat.st_rdev != node.device {

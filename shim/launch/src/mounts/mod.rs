@@ -10,7 +10,7 @@ mod plan;
 mod root;
 mod stage;
 
-pub(crate) use devices::{make_devices, open_terminal};
+pub(crate) use devices::{make_node, nodes, open_terminal};
 pub(crate) use fs::{attach, bind_of, bind_tree, filesystem};
 pub(crate) use overlay::{make_overlay, overlay_by_mount};
 pub(crate) use plan::{RootPlan, Source};

@@ -101,7 +101,8 @@ impl Stage {
     }
 
     /// Makes one of the tops.
-    pub(crate) fn mount_top(&mut self, name: &'static str, plan: MountPlan) -> Result<()> {
+    pub(crate) fn mount_top(&mut self, plan: MountPlan) -> Result<()> {
+        let name = plan.as_top().ok_or_else(|| Error::internal("not a mount at /proc, /sys or /dev"))?;
         let mut options = plan.options;
         // Read-only must wait until devices and mount points are made.
         let read_only_later = name == "dev" && options.is_read_only();
