@@ -4,12 +4,13 @@
 //! Everything is checked before anything is made. The record is written last, so that after a crash there is a whole
 //! container or none.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use berth_api::types::container_create::{ContainerConfig, ContainerCreateBody, HostConfig};
-use berth_domain::{ContainerId, Error, ImageId, Platform, Result, Status, container};
+use berth_domain::{ContainerId, Error, EventKind, ImageId, Platform, Result, Status, container};
 use berth_runtime::spec;
 use berth_volume::{MountPlan, MountPoint, MountType, PlanInput};
 use jiff::Timestamp;
@@ -232,6 +233,12 @@ impl Engine {
         self.fault("create: directories")?;
         name_volumes(&mut plans)?;
         record::note_unwanted(&now.paths.dir, plans.iter().map(|plan| &plan.point))?;
+        let new: Vec<String> = plans
+            .iter()
+            .filter(|plan| plan.point.r#type == MountType::Volume)
+            .filter(|plan| self.backends.volumes.inspect(&plan.point.name).is_err())
+            .map(|plan| plan.point.name.clone())
+            .collect();
         let has_volume = plans.iter().any(|plan| plan.point.r#type == MountType::Volume);
         let root = if has_volume { Some(self.image_view(&now.image)?) } else { None };
         let mounts = self.backends.volumes.realise(plans, &now.id, root.as_ref().map(|fd| fd.as_fd()))?;
@@ -243,6 +250,9 @@ impl Engine {
             }
             return Err(error);
         }
+        for name in new {
+            self.volume_event("create", &name);
+        }
         let noted = now.paths.dir.join(UNWANTED_FILE);
         match std::fs::remove_file(&noted) {
             // Beside a record it means nothing.
@@ -252,6 +262,11 @@ impl Engine {
             _ => {}
         }
         Ok(mounts)
+    }
+
+    pub(crate) fn volume_event(&self, action: &str, name: &str) {
+        let driver = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
+        self.bus.publish(EventKind::Volume, action, name, driver);
     }
 
     /// The image's root filesystem, read-only.

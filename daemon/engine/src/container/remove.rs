@@ -184,7 +184,14 @@ async fn clear(
                 Err(error) => return Err(Error::io("moving away", &dir, error)),
             }
             engine.syncer.soon(engine.containers_dir().join("."));
-            engine.backends.volumes.release_all(&mounts, &id, volumes)
+            engine.backends.volumes.release_all(&mounts, &id, volumes)?;
+            for mount in mounts.iter().filter(|mount| volumes && mount.anonymous) {
+                // Another container may have taken it over.
+                if engine.backends.volumes.inspect(&mount.name).is_err() {
+                    engine.volume_event("destroy", &mount.name);
+                }
+            }
+            Ok(())
         })
         .await
     };
