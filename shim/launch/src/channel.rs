@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The socket between parent and child while a process is being built.
 //!
-//! A `SOCK_SEQPACKET` pair, close-on-exec. The parent says at most two things: that the user namespace
-//! is mapped, and go (with descriptors). The child may send warnings and a terminal's master, and last
+//! A `SOCK_SEQPACKET` pair, close-on-exec. The parent says at most three things: that the user namespace
+//! is mapped, that the v1 cgroups are ready, and go. The child may send warnings and a terminal's master, and last
 //! either a failure or [`Message::Executing`]. Then its end closes, by `execve` or by its death; the
 //! parent sleeps until that and is woken exactly once.
 
@@ -28,7 +28,9 @@ const MAX_TEXT: usize = 8 * 1024;
 pub(crate) enum Message {
     /// Parent: the user namespace has its mappings.
     Mapped,
-    /// Parent: cgroups and root are ready.
+    /// Parent: the v1 groups are ready, their `tasks` here.
+    Cgroups(Vec<OwnedFd>),
+    /// Parent: the root is ready, with it the container's views of its cgroups.
     Go(Vec<OwnedFd>),
     /// Child: something was asked and could not be given.
     Warning(String),
@@ -58,6 +60,7 @@ impl Channel {
     pub(crate) fn send(&self, message: &Message) -> Result<()> {
         let (tag, text, fds): (u8, &[u8], Vec<BorrowedFd<'_>>) = match message {
             Message::Mapped => (b'M', &[], Vec::new()),
+            Message::Cgroups(fds) => (b'C', &[], fds.iter().map(AsFd::as_fd).collect()),
             Message::Go(fds) => (b'G', &[], fds.iter().map(AsFd::as_fd).collect()),
             Message::Warning(text) => (b'W', text.as_bytes(), Vec::new()),
             Message::Terminal(master) => (b'T', &[], vec![master.as_fd()]),
@@ -106,6 +109,7 @@ impl Channel {
         let text = || String::from_utf8_lossy(text).into_owned();
         Ok(Some(match *tag {
             b'M' => Message::Mapped,
+            b'C' => Message::Cgroups(fds),
             b'G' => Message::Go(fds),
             b'W' => Message::Warning(text()),
             b'T' => match fds.pop() {

@@ -160,8 +160,10 @@ fn build(plan: Building<'_>, channel: &Channel) -> Result<Built> {
         return Err(Error::invalid("sysctls and AppArmor profiles need a /proc in the container"));
     }
     for mount in below {
-        stage.mount_below(mount, Vec::new())?;
+        stage.mount_below(mount)?;
     }
+    let places = cgroup.places();
+    let view = cgroup_below.first().map(|mount| stage.prepare_cgroup(mount, &places)).transpose()?;
     let mut nodes = nodes(root.devices)?;
     if let Some(dev) = stage.top("dev") {
         let (inside, outside): (Vec<_>, Vec<_>) =
@@ -183,10 +185,10 @@ fn build(plan: Building<'_>, channel: &Channel) -> Result<Built> {
     }
     let in_image = restrict_staged(&mut stage, root.read_only, root.masked)?;
 
-    let (mount, views) = join_cgroups(namespaces, cgroup, channel)?;
-    let mut views = cgroup.views(views);
-    for mount in cgroup_below {
-        stage.mount_below(mount, std::mem::take(&mut views))?;
+    join_cgroups(namespaces, cgroup, channel)?;
+    let (mount, views) = await_root(channel)?;
+    if let Some(view) = view {
+        view.fill(&views)?;
     }
     stage.seal()?;
 
@@ -195,7 +197,10 @@ fn build(plan: Building<'_>, channel: &Channel) -> Result<Built> {
         image.adopt(top)?;
     }
     for mount in root.others {
-        image.mount(mount, std::mem::take(&mut views))?;
+        match mount.source {
+            Source::Cgroup => image.prepare_cgroup(&mount, &places)?.fill(&views)?,
+            _ => image.mount(mount)?,
+        }
     }
     for node in nodes {
         make_node(&node, image.mount.as_fd(), &node.path, user_namespace)?;
@@ -252,26 +257,35 @@ fn restrict_staged<'a>(
     Ok(in_image)
 }
 
-/// Waits for the parent's go, joins the v1 cgroups and then leaves them behind as the roots of a new
-/// cgroup namespace. Returns the root mount and the views of the cgroups.
-fn join_cgroups(
-    namespaces: &Namespaces,
-    cgroup: &Cgroup,
-    channel: &Channel,
-) -> Result<(OwnedFd, Vec<OwnedFd>)> {
-    let Some(Message::Go(fds)) = channel.receive()? else {
-        return Err(Error::internal("the launcher went away"));
-    };
-    let mut fds = fds.into_iter();
-    let root = fds.next().ok_or_else(|| Error::internal("the container's root got lost"))?;
-    for tasks in fds.by_ref().take(cgroup.v1_count()) {
-        // A single-threaded process that moves itself takes no global lock.
-        rustix::io::write(&tasks, b"0").context(|| "join a cgroup")?;
+/// Waits for the v1 cgroups, joins them, and then leaves them behind as the roots of a new cgroup
+/// namespace.
+fn join_cgroups(namespaces: &Namespaces, cgroup: &Cgroup, channel: &Channel) -> Result<()> {
+    if cgroup.has_v1() {
+        let Some(Message::Cgroups(tasks)) = channel.receive()? else {
+            return Err(Error::internal("the launcher went away"));
+        };
+        for tasks in tasks {
+            // A single-threaded process that moves itself takes no global lock.
+            rustix::io::write(&tasks, b"0").context(|| "join a cgroup")?;
+        }
     }
     if namespaces.new_cgroup() {
         sys::unshare(CLONE_NEWCGROUP).context(|| "make a cgroup namespace")?;
     }
-    Ok((root, fds.collect()))
+    Ok(())
+}
+
+/// Waits for the root mount and the views of the cgroups.
+fn await_root(channel: &Channel) -> Result<(OwnedFd, Vec<OwnedFd>)> {
+    let Some(Message::Go(mut fds)) = channel.receive()? else {
+        return Err(Error::internal("the launcher went away"));
+    };
+    if fds.is_empty() {
+        return Err(Error::internal("the container's root got lost"));
+    }
+    let views = fds.split_off(1);
+    let root = fds.pop().ok_or_else(|| Error::internal("the container's root got lost"))?;
+    Ok((root, views))
 }
 
 /// Opens the terminal and sends its master to the parent.

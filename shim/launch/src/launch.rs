@@ -253,13 +253,16 @@ fn serve(
     if let Some(score) = plan.process.oom_score_adj {
         warnings.extend(set_oom_score(&pid.to_string(), score)?);
     }
-    let root = match root {
+    // First, so that the child can join them while the root is made.
+    let tasks = cgroup.make_v1(resources, made, warnings)?;
+    if !tasks.is_empty() {
+        channel.send(&Message::Cgroups(tasks))?;
+    }
+    let mut fds = vec![match root {
         Root::Mount(mount) => mount,
         Root::Overlay(overlay) => make_overlay(&overlay)?,
         Root::Directory(path) => bind_tree(&path)?,
-    };
-    let mut fds = vec![root];
-    fds.extend(cgroup.make_v1(resources, made, warnings)?);
+    }];
     if let Some(read_only) = plan.root.cgroup_view() {
         fds.extend(cgroup.open_views(plan.namespaces.has(CLONE_NEWCGROUP), read_only)?);
     }
@@ -321,7 +324,7 @@ impl Child {
                 Message::Terminal(master) => told.terminal = Some(master),
                 Message::Executing => executing = true,
                 Message::Failed(error) => return Err(error),
-                Message::Mapped | Message::Go(_) => {}
+                Message::Mapped | Message::Cgroups(_) | Message::Go(_) => {}
             }
         }
         if executing { Ok(told) } else { Err(Error::internal(self.how_it_died())) }

@@ -14,10 +14,10 @@
 //! plan: check the spec, clone bind sources
 //! v2: make the cgroup
 //! clone3 ------------------------------------> stage: /proc /sys /dev on a private tmpfs, masked
-//! v1: make the cgroups, set limits
-//! uid maps, oom_score_adj, make the overlay
-//! go + fds of root and cgroups --------------> join cgroups, attach the image, move the stage over,
-//! wait for the end of the socket                mount the rest, pivot, drop privileges, execve
+//! uid maps, oom_score_adj
+//! v1: make the cgroups, set limits ----------> join them
+//! make the overlay, views of the cgroups ----> attach the image, move the stage over, mount the rest,
+//! wait for the end of the socket                pivot, drop privileges, execve
 //! ```
 //!
 //! # Rules that keep it safe

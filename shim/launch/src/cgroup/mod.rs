@@ -42,15 +42,13 @@ pub struct Cgroup {
     layout: Layout,
 }
 
-/// A hierarchy as the container sees it under /sys/fs/cgroup.
+/// Where the container sees a hierarchy under /sys/fs/cgroup.
 #[derive(Debug)]
-pub(crate) struct View {
+pub(crate) struct Place {
     /// Directory name, `None` for the unified hierarchy that is /sys/fs/cgroup itself.
     pub(crate) name: Option<String>,
     /// Symbolic links that lead to it (`cpu` to `cpu,cpuacct`).
     pub(crate) links: Vec<String>,
-    /// The container's own group, or the hierarchy's root, as a detached mount.
-    pub(crate) mount: OwnedFd,
 }
 
 impl Cgroup {
@@ -172,13 +170,13 @@ impl Cgroup {
         self.layout.v1.iter().map(open_tasks).collect()
     }
 
-    /// How many v1 hierarchies there are, and so how many descriptors [`Cgroup::make_v1`] gives.
-    pub(crate) fn v1_count(&self) -> usize {
-        self.layout.v1.len()
+    /// Whether the child has v1 groups to join.
+    pub(crate) fn has_v1(&self) -> bool {
+        !self.layout.v1.is_empty()
     }
 
-    /// Opens what the container is to see under /sys/fs/cgroup as detached mounts, as
-    /// [`Cgroup::views`] takes them. In a cgroup namespace of its own, or on v1, it sees its own groups as roots.
+    /// Opens what the container is to see under /sys/fs/cgroup as detached mounts, in the order
+    /// of [`Cgroup::places`]. In a cgroup namespace of its own, or on v1, it sees its own groups as roots.
     pub(crate) fn open_views(&self, private: bool, read_only: bool) -> Result<Vec<OwnedFd>> {
         let attr = MountAttr {
             set: ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | if read_only { ATTR_RDONLY } else { 0 },
@@ -197,18 +195,17 @@ impl Cgroup {
         self.directories().map(|directory| clone(&directory)).collect()
     }
 
-    /// Joins descriptors from [`Cgroup::open_views`] with where they go.
-    pub(crate) fn views(&self, mounts: Vec<OwnedFd>) -> Vec<View> {
-        let names = self.layout.v1.iter().map(|hierarchy| Some(hierarchy.directory_name().to_owned()));
-        let unified = (!self.layout.is_unified()).then(|| "unified".to_owned());
-        names
-            .chain([unified])
-            .zip(mounts)
-            .map(|(name, mount)| {
+    /// Where the container sees its hierarchies.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        let v1 = self.layout.v1.iter().map(|hierarchy| Some(hierarchy.directory_name().to_owned()));
+        let hybrid = !self.layout.is_unified();
+        let unified = self.layout.unified.as_ref().map(|_| hybrid.then(|| "unified".to_owned()));
+        v1.chain(unified)
+            .map(|name| {
                 let joint = name.as_deref().filter(|name| name.contains(','));
                 let links =
                     joint.map(|name| name.split(',').map(str::to_owned).collect()).unwrap_or_default();
-                View { name, links, mount }
+                Place { name, links }
             })
             .collect()
     }

@@ -2,6 +2,7 @@
 //! A container's mounts: planned and, where they come from the host, cloned by the parent; built by the
 //! child in its own mount namespace.
 
+mod cgroupfs;
 mod devices;
 mod fs;
 mod options;

@@ -98,6 +98,9 @@ impl<'a> RootPlan<'a> {
     pub(crate) fn new(spec: &'a Spec) -> Result<Self> {
         let linux = spec.linux().as_ref();
         let mounts = spec.mounts().iter().flatten().map(MountPlan::new).collect::<Result<Vec<_>>>()?;
+        if mounts.iter().filter(|mount| matches!(mount.source, Source::Cgroup)).count() > 1 {
+            return Err(Error::invalid("the cgroups are mounted twice"));
+        }
         let tops: Vec<&str> = mounts.iter().filter_map(MountPlan::as_top).collect();
         let (mut staged, others): (Vec<_>, Vec<_>) = mounts
             .into_iter()

@@ -9,10 +9,11 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, fchdir, pivot_root};
 
+use super::cgroupfs::CgroupMount;
 use super::fs::{attach, filesystem};
 use super::plan::MountPlan;
 use super::stage::{Stage, Top, place_mount};
-use crate::cgroup::View;
+use crate::cgroup::Place;
 use crate::error::{Context as _, Error, Result};
 use crate::path::ensure_in_root;
 use crate::sys::{ATTR_RDONLY, MS_PRIVATE, MountAttr, PROC_SUPER_MAGIC, mount_setattr};
@@ -55,7 +56,17 @@ impl Image {
     }
 
     /// Makes one of the mounts outside /proc, /sys and /dev.
-    pub(crate) fn mount(&self, plan: MountPlan, views: Vec<View>) -> Result<()> {
+    pub(crate) fn mount(&self, plan: MountPlan) -> Result<()> {
+        let target = self.target_of(&plan)?;
+        place_mount(plan, &target)
+    }
+
+    /// Prepares a view of the cgroups outside /sys.
+    pub(crate) fn prepare_cgroup(&self, plan: &MountPlan, places: &[Place]) -> Result<CgroupMount> {
+        CgroupMount::prepare(self.target_of(plan)?, places, plan.options.is_read_only())
+    }
+
+    fn target_of(&self, plan: &MountPlan) -> Result<OwnedFd> {
         let target = ensure_in_root(&self.mount, &plan.destination, plan.missing()).map_err(|error| {
             Error { message: format!("mount {}: {}", plan.destination.display(), error.message), ..error }
         })?;
@@ -66,7 +77,7 @@ impl Image {
                 plan.destination.display()
             )));
         }
-        place_mount(plan, &target, views)
+        Ok(target)
     }
 
     /// Takes writing to the image itself away; what is mounted on it is not touched.

@@ -13,10 +13,11 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, makedev, mkdirat, open, openat, stata
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, move_mount};
 
+use super::cgroupfs::CgroupMount;
 use super::fs::{attach, bind_of, filesystem, make_fs};
 use super::options::Options;
 use super::plan::{MountPlan, Source};
-use crate::cgroup::View;
+use crate::cgroup::Place;
 use crate::error::{Context as _, Error, Result};
 use crate::path::{Missing, ensure_in_root, open_in_root};
 use crate::sys::{
@@ -126,16 +127,25 @@ impl Stage {
     }
 
     /// Makes a mount below one of the tops.
-    pub(crate) fn mount_below(&self, plan: MountPlan, views: Vec<View>) -> Result<()> {
-        let name = plan.destination.display().to_string();
+    pub(crate) fn mount_below(&self, plan: MountPlan) -> Result<()> {
+        let target = self.target_of(&plan)?;
+        place_mount(plan, &target)
+    }
+
+    /// Prepares the view of the cgroups below /sys.
+    pub(crate) fn prepare_cgroup(&self, plan: &MountPlan, places: &[Place]) -> Result<CgroupMount> {
+        CgroupMount::prepare(self.target_of(plan)?, places, plan.options.is_read_only())
+    }
+
+    fn target_of(&self, plan: &MountPlan) -> Result<OwnedFd> {
+        let name = plan.destination.display();
         let (top, path) = self
             .find(&plan.destination)
             .ok_or_else(|| Error::internal(format!("{name} is below nothing that is mounted")))?;
         if top.name == "proc" && !PROC_FILES.iter().any(|file| path == Path::new(file)) {
             return Err(Error::invalid(format!("{name} cannot be mounted, it is inside /proc")));
         }
-        let target = ensure_in_root(&top.mount, &path, plan.missing())?;
-        place_mount(plan, &target, views)
+        ensure_in_root(&top.mount, &path, plan.missing())
     }
 
     /// The top that a path lies below, and the rest of the path.
@@ -204,12 +214,12 @@ impl MountPlan {
 }
 
 /// Attaches a planned mount on its opened destination.
-pub(super) fn place_mount(plan: MountPlan, target: &OwnedFd, views: Vec<View>) -> Result<()> {
+pub(super) fn place_mount(plan: MountPlan, target: &OwnedFd) -> Result<()> {
     let name = plan.destination.display().to_string();
     let mut options = plan.options;
     let mount = match plan.source {
         Source::Bind { mount, .. } => mount,
-        Source::Cgroup => return place_cgroup(target, &options, views),
+        Source::Cgroup => return Err(Error::internal("a cgroup mount is prepared and filled")),
         Source::Fs { kind, source } => {
             if kind == "tmpfs" && !options.data.iter().any(|(key, _)| key == "mode") {
                 // A tmpfs over a directory of the image takes that directory's mode.
@@ -231,34 +241,6 @@ pub(super) fn place_mount(plan: MountPlan, target: &OwnedFd, views: Vec<View>) -
             "mount {name}: a directory cannot be mounted onto a file, nor a file onto a directory"
         ))
     })
-}
-
-/// The unified hierarchy as it is, or a small tmpfs with the v1 hierarchies side by side.
-fn place_cgroup(target: &OwnedFd, asked: &Options, views: Vec<View>) -> Result<()> {
-    let what = || "mount the cgroup hierarchies";
-    if let [View { name: None, mount, .. }] = views.as_slice() {
-        return attach(mount, target).context(what);
-    }
-    let mut options = Options::default();
-    options.attr.set = ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC;
-    options.data = vec![("mode".to_owned(), Some("755".to_owned()))];
-    let root = make_fs("tmpfs", Some("tmpfs"), &options)?;
-    attach(&root, target).context(what)?;
-    for view in views {
-        let name = view.name.unwrap_or_default();
-        mkdirat(&root, name.as_str(), Mode::from_raw_mode(0o755)).context(what)?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let place = openat(&root, name.as_str(), flags, Mode::empty()).context(what)?;
-        attach(&view.mount, &place).context(what)?;
-        for link in view.links {
-            symlinkat(name.as_str(), &root, link.as_str()).context(what)?;
-        }
-    }
-    if asked.is_read_only() {
-        let attr = MountAttr { set: ATTR_RDONLY, ..MountAttr::default() };
-        mount_setattr(&root, false, &attr).context(what)?;
-    }
-    Ok(())
 }
 
 impl Masks {
