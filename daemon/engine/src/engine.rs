@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use berth_domain::{ContainerId, Error, Result, Status};
 use berth_runtime::{HostFacts, SeccompCache, spec};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::cancel::Cancel;
@@ -34,6 +35,8 @@ pub struct Engine {
     pub(crate) execs: Execs,
     pub(crate) syncer: Syncer,
     pub(crate) seccomp: SeccompCache,
+    /// How many containers restart policies may start at a time: a daemon that comes up must not drown its host.
+    pub(crate) gate: Arc<Semaphore>,
     /// Raised when the engine is to end.
     pub(crate) closing: Cancel,
     pub(crate) pruning: tokio::sync::Mutex<()>,
@@ -54,6 +57,9 @@ pub struct Counts {
     /// The rest.
     pub stopped: usize,
 }
+
+/// Starts by restart policies at a time.
+const GATE: usize = 32;
 
 /// How long an engine that ends waits for what is under way.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -103,6 +109,7 @@ impl Engine {
             execs: Execs::default(),
             syncer: Syncer::start()?,
             seccomp: SeccompCache::new(),
+            gate: Arc::new(Semaphore::new(GATE)),
             closing: Cancel::default(),
             pruning: tokio::sync::Mutex::new(()),
             tasks: Mutex::default(),

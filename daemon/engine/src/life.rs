@@ -36,7 +36,15 @@ impl Task {
         self.restart_at = None;
         self.op = Some(Box::pin({
             let cancel = cancel.clone();
-            async move { Done::Start(flight.fly(cancel).await) }
+            let gate = (by == Starter::Policy).then(|| Arc::clone(&self.engine.gate));
+            async move {
+                let _permit = match gate {
+                    // One that is cancelled while it waits finds out in its first step.
+                    Some(gate) => cancel.race(gate.acquire_owned()).await.and_then(Result::ok),
+                    None => None,
+                };
+                Done::Start(flight.fly(cancel).await)
+            }
         }));
         self.starting =
             Some(Starting { by, cancel, replies: reply.into_iter().collect(), restart, kills: Vec::new() });
@@ -97,7 +105,8 @@ impl Task {
     pub(crate) async fn start_failed(&mut self, failure: StartFailure) {
         let Some(starting) = self.starting.take() else { return };
         self.door.close();
-        let StartFailure { error, exit_code, cancelled } = failure;
+        let StartFailure { error, exit_code, cancelled, lingering } = failure;
+        self.lingering = lingering;
         if self.now.state.status == Status::Restarting {
             self.settle(Status::Exited);
         }

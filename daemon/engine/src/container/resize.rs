@@ -16,8 +16,11 @@ impl Engine {
     pub async fn container_resize(&self, name: &str, height: u16, width: u16) -> Result<()> {
         let handle = self.index.resolve(name)?;
         let shim = handle.shim(Request::Processes, name)?;
-        shim.resize(Target::Init, height, width)
-            .await
-            .map_err(|error| Error::conflict(format!("cannot resize container {}", handle.id)).because(error))
+        shim.resize(Target::Init, height, width).await.map_err(|error| {
+            Error::conflict(format!("cannot resize container {}", handle.id)).because(error)
+        })?;
+        let size = [("height", height.to_string()), ("width", width.to_string())];
+        self.container_event(&handle.now(), "resize", &size);
+        Ok(())
     }
 }

@@ -82,11 +82,13 @@ pub(crate) struct StartFailure {
     /// What `inspect` shows as exit code.
     pub(crate) exit_code: i32,
     pub(crate) cancelled: bool,
+    /// The last run's shim, if it has still to go.
+    pub(crate) lingering: Option<JoinHandle<()>>,
 }
 
 impl From<Error> for StartFailure {
     fn from(error: Error) -> Self {
-        Self { error, exit_code: 128, cancelled: false }
+        Self { error, exit_code: 128, cancelled: false, lingering: None }
     }
 }
 
@@ -106,7 +108,7 @@ fn launch_failure(error: ShimError) -> StartFailure {
             (Error::internal(format!("{LAUNCH}: {}", failure.message)), 128)
         }
     };
-    StartFailure { error, exit_code, cancelled: false }
+    StartFailure { error, exit_code, cancelled: false, lingering: None }
 }
 
 fn cancelled(id: &ContainerId) -> StartFailure {
@@ -114,6 +116,7 @@ fn cancelled(id: &ContainerId) -> StartFailure {
         error: Error::cancelled(format!("the start of container {id} was cancelled")),
         exit_code: 137,
         cancelled: true,
+        lingering: None,
     }
 }
 
@@ -132,8 +135,9 @@ impl Flight {
     /// Starts, or leaves nothing behind.
     pub(crate) async fn fly(mut self, cancel: Cancel) -> Result<Started, StartFailure> {
         let mut undo = Undo::default();
-        let result = self.steps(&mut undo, &cancel).await;
-        if result.is_err() {
+        let mut result = self.steps(&mut undo, &cancel).await;
+        if let Err(failure) = &mut result {
+            failure.lingering = self.lingering.take();
             let cgroup = self.engine.cgroup_path(&self.now);
             undo.run(&self.engine, &self.id, &cgroup).await;
             let cleared = self.write_state(StateRecord { network: None, ..self.state.clone() }).await;
@@ -147,8 +151,9 @@ impl Flight {
     async fn steps(&mut self, undo: &mut Undo, cancel: &Cancel) -> Result<Started, StartFailure> {
         let engine = Arc::clone(&self.engine);
         let paths = Arc::clone(&self.now.paths);
-        if let Some(lingering) = self.lingering.take() {
+        if let Some(lingering) = &mut self.lingering {
             let ended = cancel.race(lingering).await.ok_or_else(|| cancelled(&self.id))?;
+            self.lingering = None;
             ended.map_err(|error| Error::internal("waiting for the last run's shim").because(error))?;
         }
         engine.fault("image")?;

@@ -47,7 +47,9 @@ impl Engine {
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(Error::invalid(format!("ps: {}", said.lines().next().unwrap_or("failed").trim())));
         }
-        table(&String::from_utf8_lossy(&output.stdout), &pids)
+        let top = table(&String::from_utf8_lossy(&output.stdout), &pids)?;
+        self.container_event(&handle.now(), "top", &[]);
+        Ok(top)
     }
 }
 

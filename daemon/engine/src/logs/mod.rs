@@ -97,7 +97,7 @@ impl Engine {
         let now = handle.now();
         let choice = LogChoice::derive(&now.host_config.log_config, &now.config)?;
         let LogChoice::JsonFile { max_files, .. } = choice else {
-            return Err(Error::internal("configured logging driver does not support reading"));
+            return Err(Error::not_implemented("configured logging driver does not support reading"));
         };
         let follow = if options.follow && (now.state.status.has_processes()) {
             // Watching begins before reading, so that nothing falls in between.
