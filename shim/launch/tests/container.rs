@@ -586,6 +586,30 @@ fn failures_leave_nothing() {
     }
 }
 
+/// Neither success nor failure leaves a descriptor or a child behind.
+fn nothing_is_leaked() {
+    let count = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let running = Box::new("sleep 1000").start();
+    let before = count();
+    for _ in 0..3 {
+        Box::new("true").overlay().run().unwrap();
+        Box::new("").args(&["nosuchbin"]).overlay().run().unwrap_err();
+        Box::new("").with("/hostname", json!("x".repeat(100))).run().unwrap_err();
+        Box::new("").mount(json!({"destination": "/proc/sys", "type": "tmpfs"})).run().unwrap_err();
+        Box::new("").mount(json!({"destination": "/x", "type": "nosuchfs"})).run().unwrap_err();
+        let mut bad = Box::new("");
+        bad.spec["linux"]["resources"] = json!({"cpu": {"cpus": "4000"}});
+        bad.run().unwrap_err();
+        running.exec(&["true"], |_| {}).unwrap();
+        running.exec(&["nosuchbin"], |_| {}).unwrap_err();
+    }
+    assert_eq!(count(), before);
+    drop(running);
+    let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG;
+    let children = rustix::process::waitid(rustix::process::WaitId::All, options);
+    assert_eq!(children.unwrap_err(), rustix::io::Errno::CHILD);
+}
+
 fn without_a_dev_mount() {
     let mut container =
         Box::new("stat -c %t:%T /dev/null; echo x > /dev/null; cat /proc/mounts | grep -c ' /dev'");
@@ -633,5 +657,6 @@ fn main() {
         user_namespace,
         failures_leave_nothing,
         without_a_dev_mount,
+        nothing_is_leaked,
     ];
 }

@@ -15,12 +15,13 @@ const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 const RET_KILL_THREAD: u32 = 0;
 const RET_ERRNO: u32 = 0x0005_0000;
+const RET_LOG: u32 = 0x7ffc_0000;
 const RET_ALLOW: u32 = 0x7fff_0000;
 
 /// What becomes of syscalls newer than every one that the profile names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewSyscalls {
-    /// `ENOSYS`, unless the default is to allow.
+    /// `ENOSYS`, unless the default is to allow (or to log and allow).
     Enosys,
     /// The profile's default.
     Default,
@@ -50,7 +51,7 @@ pub fn compile_for(
 ) -> Result<Vec<SockFilter>, Error> {
     let default = verdict(profile.default_action(), profile.default_errno_ret())?;
     let enosys = match new_syscalls {
-        NewSyscalls::Enosys if default != RET_ALLOW => Some(RET_ERRNO | ENOSYS),
+        NewSyscalls::Enosys if default != RET_ALLOW && default != RET_LOG => Some(RET_ERRNO | ENOSYS),
         _ => None,
     };
     let listed = profile.architectures().as_deref().unwrap_or_default();
@@ -95,7 +96,7 @@ fn verdict(action: Action, errno: Option<u32>) -> Result<u32, Error> {
         Action::ScmpActTrap => 0x0003_0000,
         Action::ScmpActErrno => RET_ERRNO | errno,
         Action::ScmpActTrace => 0x7ff0_0000 | errno,
-        Action::ScmpActLog => 0x7ffc_0000,
+        Action::ScmpActLog => RET_LOG,
         Action::ScmpActAllow => RET_ALLOW,
         Action::ScmpActNotify => {
             return Err(Error("SCMP_ACT_NOTIFY is not supported in seccomp profiles".to_owned()));
