@@ -365,7 +365,7 @@ impl Worker {
         for container in dead {
             self.release(&container);
         }
-        self.swept = true;
+        let first = !std::mem::replace(&mut self.swept, true);
         let bridges: Vec<u32> = {
             let books = self.books();
             books.networks().filter_map(|n| books.link(&n.id)).collect()
@@ -382,7 +382,11 @@ impl Worker {
                 }
             }
         }
-        self.rebuild_firewall()
+        self.rebuild_firewall()?;
+        if first {
+            self.make_ahead()?;
+        }
+        Ok(())
     }
 
     pub(crate) fn connect(

@@ -118,12 +118,12 @@ impl Worker {
             }
         }
         let known = self.books().firewall();
-        self.firewall()?.ensure(&known)?;
-        self.make_ahead()
+        self.firewall()?.ensure(&known)
     }
 
-    /// Has namespaces put on the default network ahead of need, by the pool's thread.
-    fn make_ahead(&mut self) -> Result<()> {
+    /// Has namespaces put on the default network ahead of need, by the pool's thread. Not before every sandbox that
+    /// is to be adopted was: it would take their addresses.
+    pub(crate) fn make_ahead(&mut self) -> Result<()> {
         let network = self.books().by_name(books::DEFAULT).cloned();
         let Some(network) = network.filter(|_| self.config.endpoint_pool > 0) else { return Ok(()) };
         let mut routes = Routes::open().map_err(|e| Error::internal("opening a route socket").because(e))?;

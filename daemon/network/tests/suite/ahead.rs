@@ -68,6 +68,19 @@ fn they_are_made_again_and_go_with_the_daemon() {
 }
 
 #[test]
+fn none_is_made_before_everybody_has_their_address_back() {
+    let mut lab = lab();
+    let made: Vec<_> = (0..4).map(|_| lab.container(&[])).collect();
+    lab.restart_with(|config| config.endpoint_pool = 2).unwrap();
+    until("those made ahead went with the daemon that made them", || lab.links().len() == made.len());
+    for container in &made {
+        wait(lab.networks.sandbox_adopt(&container.id, container.record.clone(), Vec::new())).unwrap();
+    }
+    wait(lab.networks.sweep(&made.iter().map(|c| c.id.clone()).collect::<Vec<_>>())).unwrap();
+    until("two are ready", || lab.links().len() == made.len() + 2);
+}
+
+#[test]
 fn they_give_way_where_addresses_are_few() {
     let lab = Lab::with(|config| {
         config.endpoint_pool = 2;
