@@ -157,7 +157,8 @@ fn what_is_not_there_yet_says_so() {
         return;
     }
     let mut absent = Vec::new();
-    for route in berth_api::ROUTES {
+    // Events have no end.
+    for route in berth_api::ROUTES.iter().filter(|r| r.template != "/events") {
         let path: String = route
             .template
             .split('/')
@@ -166,7 +167,8 @@ fn what_is_not_there_yet_says_so() {
             .join("/");
         let response = bed.api(route.method.as_str(), &path, "");
         if response.status == 501 {
-            assert!(!response.message().is_empty());
+            // Answers to HEAD have no body.
+            assert!(route.method == berth_api::Method::Head || !response.message().is_empty());
             absent.push(format!("{} {}", route.method.as_str(), route.template));
         }
         assert_ne!(response.status, 500, "{} {}: {}", route.method.as_str(), route.template, response.text());
