@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use berth_domain::{Error, Result};
 use rustix::fs::{FlockOperation, flock};
@@ -27,6 +27,9 @@ use crate::{CACHE_BYTES, panic_text};
 /// How long sled may take to open. A damaged log can leave it waiting for an IO thread that died;
 /// 30,000 records open in 0.16 s.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long to wait for a lock, and how long between two looks.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// Unreadable folders kept for whoever wants to look at them.
 const KEEP_BROKEN: usize = 2;
 
@@ -98,12 +101,25 @@ fn make_and_lock(path: &Path) -> Result<DirLock> {
         Err(e) => return Err(Error::io("making", path, e)),
     }
     let dir = File::open(path).map_err(|e| Error::io("opening", path, e))?;
-    match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+    match patiently(|| flock(&dir, FlockOperation::NonBlockingLockExclusive), |e| *e == Errno::WOULDBLOCK) {
         Ok(()) => Ok(DirLock { _dir: dir }),
         Err(Errno::WOULDBLOCK) => {
             Err(Error::conflict(format!("the index {} is in use by another process", path.display())))
         }
         Err(e) => Err(Error::io("locking", path, e)),
+    }
+}
+
+/// Tries again for a while where `is_locked`: a lock outlives its holder by as long as a child that it forked needs to
+/// reach exec, and a restarted engine may start before the old one has quite ended.
+#[allow(clippy::disallowed_methods)] // A lock that is let go of tells nobody.
+fn patiently<T, E>(mut act: impl FnMut() -> Result<T, E>, is_locked: impl Fn(&E) -> bool) -> Result<T, E> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match act() {
+            Err(e) if is_locked(&e) && Instant::now() < deadline => std::thread::sleep(LOCK_PAUSE),
+            other => return other,
+        }
     }
 }
 
@@ -114,7 +130,7 @@ fn attempt(path: &Path) -> Result<sled::Db, Failure> {
     let thread = std::thread::Builder::new()
         .name("store-open".into())
         .spawn(move || {
-            let opened = config.open().and_then(|db| {
+            let opened = patiently(|| config.open(), is_sleds_lock).and_then(|db| {
                 for record in db.iter() {
                     record?;
                 }
@@ -150,6 +166,11 @@ fn classify(path: &Path, error: sled::Error) -> Failure {
         }
         other => Failure::Damaged(other.to_string()),
     }
+}
+
+/// sled locks its file besides; its error has no errno.
+fn is_sleds_lock(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(e) if e.kind() == io::ErrorKind::Other && e.to_string().contains("could not acquire lock"))
 }
 
 fn remove_matching(path: &Path, matches: &dyn Fn(&str) -> bool) -> Result<usize> {

@@ -4,11 +4,18 @@
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use berth_domain::Meaning;
 use tempfile::TempDir;
 
 use super::*;
+
+/// One test at a time: a child that one test forks holds the locks of another's store until it reaches exec.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn put(store: &Store, tree: &str, key: &str, value: &str) {
     let mut batch = Batch::new();
@@ -33,6 +40,7 @@ fn broken_folders(dir: &TempDir) -> usize {
 
 #[test]
 fn what_was_committed_is_there_after_reopening() {
+    let _turn = alone();
     let dir = TempDir::new().unwrap();
     {
         let store = Store::open(path_in(&dir)).unwrap();
@@ -53,6 +61,7 @@ fn what_was_committed_is_there_after_reopening() {
 
 #[test]
 fn a_second_opener_is_told_who_is_in_the_way() {
+    let _turn = alone();
     let dir = TempDir::new().unwrap();
     let first = Store::open(path_in(&dir)).unwrap();
     let error = Store::open(path_in(&dir)).expect_err("opened twice");
@@ -64,6 +73,7 @@ fn a_second_opener_is_told_who_is_in_the_way() {
 
 #[test]
 fn bounds_are_kept() {
+    let _turn = alone();
     let dir = TempDir::new().unwrap();
     let store = Store::open(path_in(&dir)).unwrap();
     for (tree, key, len) in
@@ -83,6 +93,7 @@ fn bounds_are_kept() {
 
 #[test]
 fn torn_snapshots_are_no_obstacle() {
+    let _turn = alone();
     let dir = TempDir::new().unwrap();
     {
         let store = Store::open(path_in(&dir)).unwrap();
@@ -99,6 +110,7 @@ fn torn_snapshots_are_no_obstacle() {
 
 #[test]
 fn an_unreadable_store_is_moved_aside() {
+    let _turn = alone();
     let dir = TempDir::new().unwrap();
     let path = path_in(&dir);
     for round in 0..4 {
@@ -143,6 +155,7 @@ fn child_opens() {
 
 #[test]
 fn flipped_bytes_never_keep_it_from_opening() {
+    let _turn = alone();
     let dir = TempDir::new().unwrap();
     let whole = dir.path().join("whole");
     {
@@ -193,6 +206,7 @@ fn child_writes() {
 #[test]
 fn a_kill_loses_nothing_that_was_acknowledged() {
     use std::io::{BufRead, BufReader};
+    let _turn = alone();
     let dir = TempDir::new().unwrap();
     let path = path_in(&dir);
     for round in 1..=8 {
@@ -230,6 +244,7 @@ fn a_kill_loses_nothing_that_was_acknowledged() {
 
 #[test]
 fn many_committers_share_syncs() {
+    let _turn = alone();
     let dir = TempDir::new().unwrap();
     let store = Store::open(path_in(&dir)).unwrap();
     std::thread::scope(|scope| {
@@ -243,4 +258,68 @@ fn many_committers_share_syncs() {
         }
     });
     assert_eq!(store.tree("t").unwrap().iter().unwrap().len(), 320);
+}
+
+/// A filesystem of a few megabytes, gone with the value.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(dir.path()).status();
+        assert!(mounted.unwrap().success(), "this test needs root");
+        Self(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.0.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "the small disk stays mounted");
+    }
+}
+
+#[test]
+#[ignore = "run by other tests, in a process of its own"]
+fn child_fills_the_disk() {
+    let Some(path) = std::env::var_os("STORE_TEST_PATH") else { return };
+    let store = Store::open(PathBuf::from(path)).expect("opens");
+    for i in 0..4000 {
+        let mut batch = Batch::new();
+        batch.put("t", format!("{i:08}"), vec![u8::try_from(i % 251).unwrap(); 4000]);
+        if let Err(error) = store.commit(batch) {
+            println!("\nFAILED {i} {}", error.chain());
+            let mut small = Batch::new();
+            small.put("t", "small", "x");
+            let again = store.commit(small).expect_err("sticky");
+            println!("\nSTICKY {}", again.chain() == error.chain());
+            return;
+        }
+        println!("\nACK {i}");
+    }
+}
+
+#[test]
+fn a_full_disk_fails_commits_and_loses_none_that_were_acknowledged() {
+    let _turn = alone();
+    let disk = SmallDisk::new();
+    let path = disk.0.path().join("images.sled");
+    let ballast = disk.0.path().join("ballast");
+    fs::write(&ballast, vec![0; 1 << 20]).unwrap();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "tests::child_fills_the_disk", "--nocapture", "--ignored"])
+        .env("STORE_TEST_PATH", &path)
+        .stderr(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout).into_owned();
+    assert!(said.contains("FAILED"), "{}", &said[said.len().saturating_sub(500)..]);
+    assert!(said.contains("STICKY true"), "{said}");
+    let acknowledged = said.lines().filter(|line| line.starts_with("ACK ")).count();
+    fs::remove_file(&ballast).unwrap();
+    let store = Store::open(&path).expect("opens when there is room again");
+    let found = store.tree("t").unwrap().iter().unwrap().len();
+    assert!(store.was_rebuilt() || found >= acknowledged, "{found} of {acknowledged}");
+    put(&store, "t", "more", "x");
 }
