@@ -32,6 +32,8 @@ use crate::unpack::{self, Limits, Unpacked};
 
 /// The largest window a zstd frame may ask for, as a power of two: 128 MiB, what `zstd` itself accepts unasked.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+/// Bytes after the end of a layer's archive; writers pad to some kilobytes.
+const TRAILING_MAX: usize = 16 << 20;
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
@@ -118,12 +120,17 @@ fn pump(blob: impl Read + Send, root: OwnedFd, with: &Extraction<'_>) -> Result<
                 let unpacked = unpack::unpack(&mut archive, root, with.limits, with.given_up)?;
                 // What follows the archive's end is part of the diff id, too.
                 let mut rest = archive.into_inner();
+                let mut followed = 0;
                 loop {
                     let n = rest.fill_buf()?.len();
                     if n == 0 {
                         return Ok(unpacked);
                     }
                     rest.consume(n);
+                    followed += n;
+                    if followed > TRAILING_MAX {
+                        return Err(tar::bad("the layer goes on after its archive's end"));
+                    }
                 }
             })
             .map_err(|e| Error::internal("starting a thread").because(e))?;

@@ -135,6 +135,10 @@ fn a_bomb_stops_at_its_bound() {
     let tar = Tar::new().file("zeros", 0o644, &vec![0; 64 << 20]).done();
     bench.refused(&gzip(&tar), None, Meaning::InvalidInput, "exceed 1048576 bytes");
     bench.refused(&zstd(&tar), None, Meaning::InvalidInput, "exceed 1048576 bytes");
+    let trailing = [archive(), vec![0; 32 << 20]].concat();
+    bench.refused(&zstd(&trailing), None, Meaning::InvalidInput, "goes on after its archive's end");
+    let whiteout = Tar::new().file(".wh.x", 0, &vec![0; 2 << 20]).done();
+    bench.refused(&gzip(&whiteout), None, Meaning::InvalidInput, "exceed 1048576 bytes");
 }
 
 #[test]

@@ -39,6 +39,8 @@ use tree::Tree;
 /// The attribute that makes overlayfs hide what is below a directory.
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
+/// Inodes of the filesystem that stay free, on small ones a twentieth.
+const INODES_KEPT: u64 = 20_000;
 /// Implied directories of one layer that are remembered, in bytes of their names.
 const IMPLIED_BYTES_MAX: usize = 4 << 20;
 
@@ -124,6 +126,9 @@ pub(crate) fn unpack<R: BufRead>(
         unpack.done.entries += 1;
         if unpack.done.entries > limits.entries {
             return Err(bad(format!("the layer has more than {} entries", limits.entries)));
+        }
+        if unpack.done.entries % 10_000 == 0 {
+            unpack.check_space()?;
         }
         unpack.check_given_up()?;
         unpack.entry(archive, &entry).map_err(|e| named(&entry, e))?;
@@ -219,6 +224,8 @@ impl Unpack<'_> {
             return Ok(());
         };
         if let Some(hidden) = name.strip_prefix(entry::WHITEOUT) {
+            // Its data, which it should not have, is skipped: that takes its time, too.
+            self.account(entry.size)?;
             return self.whiteout(parent, hidden);
         }
         let (parent, parent_fd) = self.parent(parent)?;
@@ -420,6 +427,10 @@ pub(crate) fn check_room(dir: impl AsFd, limits: &Limits, bytes: u64) -> io::Res
     let fs = rustix::fs::fstatvfs(dir)?;
     let keep = limits.keep_free.min(fs.f_blocks.saturating_mul(fs.f_frsize) / 20);
     if fs.f_bavail.saturating_mul(fs.f_frsize) < keep.saturating_add(bytes) {
+        return Err(Errno::NOSPC.into());
+    }
+    // Filesystems that make inodes as they go say 0.
+    if fs.f_files > 0 && fs.f_favail < INODES_KEPT.min(fs.f_files / 20) {
         return Err(Errno::NOSPC.into());
     }
     Ok(())
