@@ -3,6 +3,7 @@
 //! [`derive`], at create as after a restart of the daemon.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use berth_api::types::container_create::{ContainerConfig, EndpointSettings, HostConfig, NetworkingConfig};
@@ -12,6 +13,7 @@ use berth_network::{EndpointRequest, HostPorts, PortRequest, Protocol};
 use berth_shim_proto::{Runtime, User};
 
 use crate::config::{EngineConfig, NATIVE_RUNTIME};
+use crate::etc::split_extra_host;
 use crate::health::HealthCheck;
 use crate::log_config::LogChoice;
 
@@ -95,13 +97,8 @@ pub(crate) fn stop_timeout(seconds: Option<i64>) -> Option<Duration> {
 }
 
 /// Fills in what the engine decides about a host config at create, so that `inspect` shows it. Limits, namespaces
-/// and the like are `berth_runtime::spec::normalise`'s. Returns warnings.
-pub(crate) fn normalise(
-    engine: &EngineConfig,
-    config: &ContainerConfig,
-    host: &mut HostConfig,
-) -> Vec<String> {
-    let mut warnings = Vec::new();
+/// and the like are `berth_runtime::spec::normalise`'s.
+pub(crate) fn normalise(engine: &EngineConfig, config: &ContainerConfig, host: &mut HostConfig) {
     if config.network_disabled {
         host.network_mode = "none".into();
     }
@@ -134,10 +131,6 @@ pub(crate) fn normalise(
             *bindings = Some(vec![berth_api::types::container_create::PortBinding::default()]);
         }
     }
-    if host.network_mode == "host" && (!host.port_bindings.is_empty() || host.publish_all_ports) {
-        warnings.push("Published ports are discarded when using host network mode".to_owned());
-    }
-    warnings
 }
 
 /// Checks what was asked.
@@ -153,6 +146,7 @@ pub(crate) fn derive(
 ) -> Result<Asked> {
     refuse_unknown_wishes(host)?;
     check_config(config)?;
+    check_names(host)?;
     let restart = RestartPolicy::parse(&host.restart_policy.name, host.restart_policy.maximum_retry_count)?;
     if host.auto_remove && restart != RestartPolicy::No {
         return Err(Error::invalid("can't create 'AutoRemove' container with restart policy"));
@@ -204,7 +198,10 @@ fn refuse_unknown_wishes(host: &HostConfig) -> Result<()> {
         return Err(Error::invalid(format!("invalid USER mode: {}", host.userns_mode)));
     }
     if !matches!(&*host.isolation, "" | "default") {
-        return Err(Error::invalid(format!("invalid isolation '{}' on linux", host.isolation)));
+        return Err(Error::invalid(format!(
+            "invalid isolation ({}): linux only supports 'default'",
+            host.isolation
+        )));
     }
     not_yet(!host.cgroup.is_empty(), "Cgroup")
 }
@@ -229,6 +226,26 @@ fn check_config(config: &ContainerConfig) -> Result<()> {
         return Err(Error::invalid(format!("invalid hostname: {:?}", config.hostname)));
     }
     Ok(())
+}
+
+/// What goes into `/etc/hosts` and `/etc/resolv.conf`.
+fn check_names(host: &HostConfig) -> Result<()> {
+    for entry in host.extra_hosts.iter().flatten() {
+        let (_, address) = split_extra_host(entry)
+            .ok_or_else(|| Error::invalid(format!("bad format for add-host: {entry:?}")))?;
+        if address != "host-gateway" && address.parse::<IpAddr>().is_err() {
+            return Err(Error::invalid(format!("invalid IP address in add-host: {address:?}")));
+        }
+    }
+    for server in &host.dns {
+        if server.parse::<IpAddr>().is_err() {
+            return Err(Error::invalid(format!("bad nameserver address {server}")));
+        }
+    }
+    match host.dns_search.iter().chain(&host.dns_options).find(|word| word.contains(char::is_control)) {
+        Some(word) => Err(Error::invalid(format!("bad search domain or resolver option {word:?}"))),
+        None => Ok(()),
+    }
 }
 
 fn ports(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<PortRequest>> {
@@ -294,7 +311,7 @@ fn network(
     }
     if let Some(container) = mode.strip_prefix("container:") {
         return if container.is_empty() {
-            Err(Error::invalid("invalid container format container:<name|id>"))
+            Err(Error::invalid("invalid network mode: invalid container format container:<name|id>"))
         } else {
             Ok(NetworkChoice::Container(container.to_owned()))
         };
@@ -316,7 +333,9 @@ fn endpoint(network: &str, settings: Option<&EndpointSettings>, mac: &str) -> Re
     let mut request = EndpointRequest::on(network);
     let mac = settings.map(|s| &*s.mac_address).filter(|mac| !mac.is_empty()).unwrap_or(mac);
     if !mac.is_empty() {
-        request.mac = Some(mac.parse().map_err(|_| Error::invalid(format!("invalid MAC address: {mac}")))?);
+        request.mac = Some(mac.parse().map_err(|_| {
+            Error::invalid(format!("invalid config for network {network}: invalid MAC address {mac}"))
+        })?);
     }
     let Some(settings) = settings else { return Ok(request) };
     if let Some(ipam) = &settings.ipam_config {
@@ -333,9 +352,11 @@ fn endpoint(network: &str, settings: Option<&EndpointSettings>, mac: &str) -> Re
             );
         }
         if !is_user_defined(network) && (request.ipv4.is_some() || request.ipv6.is_some()) {
-            return Err(Error::invalid(
-                "user specified IP address is supported on user defined networks only",
-            ));
+            return Err(Error::invalid(format!(
+                "invalid config for network {network}: invalid endpoint settings:\n* user specified IP address is \
+                 supported on user defined networks only\n* user specified IP address is supported only when connecting \
+                 to networks with user configured subnets"
+            )));
         }
     }
     if settings.links.as_ref().is_some_and(|links| !links.is_empty()) {
@@ -357,6 +378,9 @@ fn check_network_conflicts(
         return conflict("hostname and the UTS mode");
     }
     let NetworkChoice::Container(_) = network else { return Ok(()) };
+    if !config.hostname.is_empty() {
+        return conflict("hostname and the network mode");
+    }
     if !host.dns.is_empty() {
         return conflict("dns and the network mode");
     }

@@ -99,12 +99,21 @@ fn what_collides() {
         json!({"WorkingDir": "x"}),
         "the working directory 'x' is invalid, it needs to be an absolute path",
     );
+    check_refused(
+        json!({"Hostname": "h", "HostConfig": {"NetworkMode": "container:x"}}),
+        "conflicting options: hostname and the network mode",
+    );
+    check_refused(json!({"HostConfig": {"ExtraHosts": ["x"]}}), "bad format for add-host: \"x\"");
+    check_refused(json!({"HostConfig": {"ExtraHosts": ["x:y"]}}), "invalid IP address in add-host: \"y\"");
+    check_refused(json!({"HostConfig": {"Dns": ["nope"]}}), "bad nameserver address nope");
     check_refused(json!({"Env": ["=x"]}), "invalid environment variable: =x");
     check_refused(json!({"HostConfig": {"Runtime": "nope"}}), "unknown or invalid runtime name: nope");
     check_refused(json!({"HostConfig": {"PidMode": "nope"}}), "invalid PID mode: nope");
     check_refused(
         json!({"NetworkingConfig": {"EndpointsConfig": {"bridge": {"IPAMConfig": {"IPv4Address": "1.2.3.4"}}}}}),
-        "user specified IP address is supported on user defined networks only",
+        "invalid config for network bridge: invalid endpoint settings:\n* user specified IP address is supported on user \
+         defined networks only\n* user specified IP address is supported only when connecting to networks with user \
+         configured subnets",
     );
 }
 

@@ -542,6 +542,7 @@ async fn lists_are_filtered() {
     check(r#"{"before":["second"]}"#, true, &["first"]);
     check(r#"{"since":["first"]}"#, true, &["third", "second"]);
     check(r#"{"expose":["80"]}"#, true, &["first"]);
+    check(r#"{"name":["("]}"#, true, &[]);
     check(r#"{"network":["bridge"]}"#, false, &["second"]);
     check(r#"{"health":["none"]}"#, false, &["second"]);
     let bad = |filters: &str| {
@@ -550,7 +551,10 @@ async fn lists_are_filtered() {
         f.engine.container_list(&options).expect_err(filters).to_string()
     };
     assert_eq!(bad(r#"{"nope":["1"]}"#), "invalid filter 'nope'");
-    assert_eq!(bad(r#"{"status":["nope"]}"#), "invalid filter 'status=nope'");
+    assert_eq!(
+        bad(r#"{"exited":["x"]}"#),
+        "invalid filter 'exited=x': strconv.Atoi: parsing \"x\": invalid syntax"
+    );
     assert_eq!(bad(r#"{"before":["nope"]}"#), "No such container: nope");
 }
 

@@ -38,7 +38,9 @@ impl LogChoice {
                     log.r#type
                 )))
             }
-            other => Err(Error::invalid(format!("logger: no log driver named '{other}' is registered"))),
+            other => Err(Error::invalid(format!(
+                "error looking up logging plugin {other}: plugin {other:?} not found"
+            ))),
         }
     }
 
@@ -107,9 +109,6 @@ fn json_file(options: &BTreeMap<String, String>, config: &ContainerConfig) -> Re
             }
         }
     }
-    if max_files > 1 && max_size.is_none() {
-        return Err(Error::invalid("max-file cannot be greater than 1 without max-size"));
-    }
     Ok(LogChoice::JsonFile { max_size, max_files, attrs })
 }
 
@@ -163,9 +162,8 @@ mod tests {
         let attrs = BTreeMap::from([("E".to_owned(), "2".to_owned()), ("l".to_owned(), "1".to_owned())]);
         assert_eq!(full, LogChoice::JsonFile { max_size: Some(10 << 20), max_files: 3, attrs });
         for (kind, options, text) in [
-            ("nope", &[][..], "logger: no log driver named 'nope' is registered"),
+            ("nope", &[][..], "error looking up logging plugin nope: plugin \"nope\" not found"),
             ("json-file", &[("x", "1")][..], "unknown log opt 'x' for json-file log driver"),
-            ("json-file", &[("max-file", "2")][..], "max-file cannot be greater than 1 without max-size"),
         ] {
             assert_eq!(choice(kind, options).expect_err(text).to_string(), text);
         }

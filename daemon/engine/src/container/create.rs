@@ -16,7 +16,7 @@ use berth_volume::{MountPlan, MountPoint, MountType, PlanInput};
 use jiff::Timestamp;
 
 use crate::Engine;
-use crate::asked::{self, Asked};
+use crate::asked::{self, Asked, IpcChoice, NamespaceChoice};
 use crate::files::blocking;
 use crate::index::NameGuard;
 use crate::record::{self, CONFIG_FILE, ConfigRecord, SCHEMA, UNWANTED_FILE};
@@ -68,10 +68,11 @@ impl Engine {
             container::check_name(name)?;
         }
         let image_name = config.image.clone();
-        let mut warnings = asked::normalise(&self.config, &config, &mut host_config);
-        warnings.extend(spec::normalise(&mut host_config, &self.defaults, &self.backends.facts)?);
+        asked::normalise(&self.config, &config, &mut host_config);
+        let mut warnings = spec::normalise(&mut host_config, &self.defaults, &self.backends.facts)?;
         // Once before the image is looked for: a client that gets 404 pulls it.
-        asked::derive(&self.config, &config, &host_config, &networking)?;
+        let wanted = asked::derive(&self.config, &config, &host_config, &networking)?;
+        self.check_lenders(&wanted)?;
 
         let (image, facts) = self.find_image(&image_name, platform, &mut warnings)?;
         let _lease = self.backends.images.lease(&image)?;
@@ -100,6 +101,21 @@ impl Engine {
         task.event("create", &[]);
         self.own(task);
         Ok(Created { id, warnings })
+    }
+
+    /// Containers whose IPC or processes are to be shared must be there. (Whose network is shared, only at start.)
+    fn check_lenders(&self, asked: &Asked) -> Result<()> {
+        let mut lenders = Vec::new();
+        if let IpcChoice::Container(name) = &asked.ipc {
+            lenders.push(name);
+        }
+        if let NamespaceChoice::Container(name) = &asked.pid {
+            lenders.push(name);
+        }
+        for name in lenders {
+            self.index.resolve(name).map_err(|error| Error::invalid(error.to_string()))?;
+        }
+        Ok(())
     }
 
     fn find_image(
@@ -139,7 +155,7 @@ impl Engine {
             if name.is_empty() {
                 return Err(Error::invalid(format!("invalid volumes-from specification: {entry:?}")));
             }
-            let donor = self.index.resolve(name)?.now();
+            let donor = self.index.resolve(name).map_err(|error| Error::invalid(error.to_string()))?.now();
             from.push((donor.mounts.to_vec(), mode.to_owned()));
         }
         berth_volume::plan(&PlanInput { host, volumes: &volumes, volumes_from: &from })

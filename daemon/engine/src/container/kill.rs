@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use berth_domain::container::Request;
-use berth_domain::{Result, Signal, Status};
+use berth_domain::{Error, Result, Signal, Status};
 
 use crate::Engine;
 use crate::handle::{Reply, Verb};
@@ -17,8 +17,13 @@ impl Engine {
     ///
     /// No such container; it does not run; an unknown signal.
     pub async fn container_kill(&self, name: &str, signal: &str) -> Result<()> {
-        let signal = if signal.is_empty() { Signal::KILL } else { signal.parse()? };
         let handle = self.index.resolve(name)?;
+        let signal = match signal {
+            "" => Signal::KILL,
+            signal => signal
+                .parse()
+                .map_err(|error| Error::invalid(format!("cannot kill container: {name}: {error}")))?,
+        };
         handle.ask(name, |reply| Verb::Kill(signal, reply)).await
     }
 }

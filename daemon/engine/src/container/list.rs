@@ -77,18 +77,32 @@ impl Engine {
     fn select<'a>(&self, options: &'a ListOptions) -> Result<Selection<'a>> {
         let filters = &options.filters;
         filters.only(FILTERS).map_err(|error| Error::invalid(error.0))?;
-        let bad = |name: &str, value: &str| Error::invalid(format!("invalid filter '{name}={value}'"));
+        let bad = |name: &str, value: &str, why: String| {
+            Error::invalid(format!("invalid filter '{name}={value}': {why}"))
+        };
         let statuses = filters
             .values("status")
-            .map(|word| Status::parse(word).ok_or_else(|| bad("status", word)))
+            .map(|word| Status::parse(word).ok_or_else(|| bad("status", word, format!(
+                "invalid value for state ({word}): must be one of created, running, paused, restarting, removing, exited, dead"
+            ))))
             .collect::<Result<Vec<_>>>()?;
         let codes = filters
             .values("exited")
-            .map(|code| code.parse().map_err(|_| bad("exited", code)))
+            .map(|code| {
+                code.parse().map_err(|_| {
+                    bad("exited", code, format!("strconv.Atoi: parsing {code:?}: invalid syntax"))
+                })
+            })
             .collect::<Result<Vec<i32>>>()?;
         for word in filters.values("health") {
             if !matches!(word, "starting" | "healthy" | "unhealthy" | "none") {
-                return Err(bad("health", word));
+                return Err(bad(
+                    "health",
+                    word,
+                    format!(
+                        "invalid value for health ({word}): must be one of none, starting, healthy, unhealthy"
+                    ),
+                ));
             }
         }
         filters.bool("is-task").map_err(|error| Error::invalid(error.0))?;
@@ -114,8 +128,8 @@ impl Engine {
                 || filters.has("exited"),
             statuses,
             codes,
-            names: patterns(filters, "name")?,
-            ids: patterns(filters, "id")?,
+            names: patterns(filters, "name"),
+            ids: patterns(filters, "id"),
             before: created("before")?,
             since: created("since")?,
             ancestors,
@@ -125,14 +139,12 @@ impl Engine {
     }
 }
 
-/// Names and ids are matched as the reference does: by regular expression anywhere in them.
-fn patterns(filters: &Filters, name: &str) -> Result<Vec<Regex>> {
-    filters
-        .values(name)
-        .map(|value| {
-            Regex::new(value).map_err(|_| Error::invalid(format!("invalid filter '{name}={value}'")))
-        })
-        .collect()
+/// Names and ids are matched as the reference does: by regular expression anywhere in them. One that is none matches
+/// nothing but itself.
+fn patterns(filters: &Filters, name: &str) -> Vec<Regex> {
+    let read =
+        |value: &str| Regex::new(value).or_else(|_| Regex::new(&format!("^{}$", regex_lite::escape(value))));
+    filters.values(name).filter_map(|value| read(value).ok()).collect()
 }
 
 fn any_or_none<T>(wanted: &[T], mut test: impl FnMut(&T) -> bool) -> bool {
@@ -208,7 +220,7 @@ pub(crate) fn until(filters: &Filters, now: Timestamp) -> Result<Option<Timestam
     if values.next().is_some() {
         return Err(Error::invalid("more than one until filter specified"));
     }
-    let bad = || Error::invalid(format!("invalid filter 'until={value}'"));
+    let bad = || Error::invalid(format!("failed to parse value as time or duration: {value:?}"));
     if let Ok(time) = value.parse::<Timestamp>() {
         return Ok(Some(time));
     }

@@ -52,7 +52,7 @@ impl Engine {
     /// No such container; it runs and `force` was not given; its removal is under way.
     pub async fn container_remove(&self, name: &str, options: RemoveOptions) -> Result<()> {
         if options.link {
-            return Err(Error::not_implemented("removing links is not implemented"));
+            return Err(Error::conflict("Conflict, cannot remove the default link name of the container"));
         }
         let handle = self.index.resolve(name)?;
         handle.ask(name, |reply| Verb::Remove(options, reply)).await

@@ -21,7 +21,10 @@ impl Engine {
         }
         let handle = self.index.resolve(name)?;
         container::check_name(new_name)
-            .map_err(|error| Error::invalid(format!("Error when allocating new name: {error}")))?;
+            // With the slash, as the reference has it here.
+            .map_err(|_| Error::invalid(format!(
+                "Error when allocating new name: Invalid container name (/{new_name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            )))?;
         handle.ask(name, |reply| Verb::Rename(new_name.to_owned(), reply)).await
     }
 }

@@ -16,6 +16,10 @@ impl Engine {
     pub async fn container_resize(&self, name: &str, height: u16, width: u16) -> Result<()> {
         let handle = self.index.resolve(name)?;
         let shim = handle.shim(Request::Processes, name)?;
+        if !handle.now().config.tty {
+            // No terminal has no size; the reference says nothing.
+            return Ok(());
+        }
         shim.resize(Target::Init, height, width).await.map_err(|error| {
             Error::conflict(format!("cannot resize container {}", handle.id)).because(error)
         })?;

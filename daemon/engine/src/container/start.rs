@@ -34,15 +34,13 @@ use crate::snapshot::{Paths, Snapshot};
 use crate::undo::{Step, Undo};
 
 impl Engine {
-    /// Starts a container. `detach_keys` is checked only.
+    /// Starts a container. `detach_keys` mean nothing here: who attaches brings his own.
     ///
     /// # Errors
     ///
     /// No such container; it runs (not modified) or is paused; whatever kept it from starting.
     pub async fn container_start(&self, name: &str, detach_keys: Option<&str>) -> Result<()> {
-        if let Some(keys) = detach_keys {
-            crate::container::attach::detach_keys(Some(keys))?;
-        }
+        let _unused = detach_keys;
         let handle = self.index.resolve(name)?;
         if !handle.admit(Request::Start, name)? {
             return Err(Error::not_modified(format!("container {name} is running")));
@@ -103,6 +101,10 @@ fn launch_failure(error: ShimError) -> StartFailure {
     let (error, exit_code) = match failure.kind {
         FailureKind::CommandNotFound => (Error::invalid(format!("{LAUNCH}: {}", failure.message)), 127),
         FailureKind::CommandNotExecutable => (Error::invalid(format!("{LAUNCH}: {}", failure.message)), 126),
+        // The reference looks users up itself, before its runtime does.
+        FailureKind::InvalidInput if failure.message.starts_with("unable to find ") => {
+            (Error::invalid(failure.message), 128)
+        }
         FailureKind::InvalidInput => (Error::invalid(format!("{LAUNCH}: {}", failure.message)), 128),
         FailureKind::NotRunning | FailureKind::Unsupported | FailureKind::Internal => {
             (Error::internal(format!("{LAUNCH}: {}", failure.message)), 128)
@@ -216,7 +218,7 @@ impl Flight {
             let lender = engine.index.resolve(name)?.now();
             if lender.state.pid == 0 {
                 return Err(Error::conflict(format!(
-                    "cannot join {what} of a non running container: {}",
+                    "failed to join {what}: container {} is not running",
                     lender.id
                 )));
             }
@@ -245,8 +247,10 @@ impl Flight {
                 let lender = lender(name, "IPC namespace")?;
                 let shm = lender.paths.run_dir.join("shm");
                 if lender.host_config.ipc_mode != "shareable" {
-                    return Err(Error::conflict(format!(
-                        "non-shareable IPC (hint: use IpcMode:shareable for the donor container): {name}"
+                    return Err(Error::invalid(format!(
+                        "failed to join IPC namespace: container {}: non-shareable IPC (hint: use IpcMode:shareable for \
+                         the donor container)",
+                        lender.id
                     )));
                 }
                 borrowed.namespaces.ipc = Share::Path(path(&lender, "ipc"));
@@ -257,7 +261,16 @@ impl Flight {
             NetworkChoice::None | NetworkChoice::Networks(_) => {}
             NetworkChoice::Host => borrowed.namespaces.network = Share::Host,
             NetworkChoice::Container(name) => {
-                let lender = lender(name, "network namespace")?;
+                let lender = engine.index.resolve(name).map_err(|error| {
+                    Error::internal(format!("joining network namespace of container: {error}"))
+                })?;
+                let lender = lender.now();
+                if lender.state.pid == 0 {
+                    return Err(Error::conflict(format!(
+                        "cannot join network namespace of a non running container: container {} is {}",
+                        lender.name, lender.state.status
+                    )));
+                }
                 let path = path(&lender, "net");
                 let netns = std::fs::File::open(&path).map_err(|error| Error::io("opening", &path, error))?;
                 borrowed.netns = Some(netns.into());

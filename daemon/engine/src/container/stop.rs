@@ -59,8 +59,9 @@ impl Engine {
     ///
     /// No such container; it does not run (not modified); an unknown signal.
     pub async fn container_stop(&self, name: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<()> {
-        let ask = StopAsk::parse(signal, timeout)?;
         let handle = self.index.resolve(name)?;
+        let ask = StopAsk::parse(signal, timeout)
+            .map_err(|error| Error::invalid(format!("cannot stop container: {name}: {error}")))?;
         handle.ask(name, |reply| Verb::Stop(ask, reply)).await
     }
 }

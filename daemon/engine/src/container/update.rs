@@ -74,9 +74,11 @@ impl Task {
         host.resources = update.resources;
         if !update.restart_policy.name.is_empty() {
             if host.auto_remove && update.restart_policy.name != "no" {
-                return Err(Error::invalid(
-                    "Restart policy cannot be updated because AutoRemove is enabled for the container",
-                ));
+                return Err(Error::conflict(format!(
+                    "Cannot update container {}: Restart policy cannot be updated because AutoRemove is enabled for the \
+                     container",
+                    self.now.id
+                )));
             }
             host.restart_policy = update.restart_policy;
         }

@@ -15,10 +15,14 @@ impl Engine {
     ///
     /// No such exec; it does not run.
     pub async fn exec_resize(&self, exec: &str, height: u16, width: u16) -> Result<()> {
-        let (container, phase) =
-            self.execs.with(exec, |entry| (entry.container.clone(), *entry.phase.borrow()))?;
+        let (container, phase, tty) = self
+            .execs
+            .with(exec, |entry| (entry.container.clone(), *entry.phase.borrow(), entry.config.tty))?;
         if phase != Phase::Running {
             return Err(Error::conflict(format!("exec process {exec} is not running")));
+        }
+        if !tty {
+            return Ok(());
         }
         let shim = self.index.resolve(container.as_str())?.shim(Request::Processes, container.as_str())?;
         shim.resize(Target::Exec(exec.to_owned()), height, width)

@@ -219,11 +219,9 @@ impl Engine {
                     Ok((entry.id.clone(), Arc::clone(&entry.config)))
                 }
                 Phase::Starting | Phase::Running => {
-                    Err(Error::conflict(format!("Error: Exec command {exec} is already running")))
+                    Err(Error::conflict(format!("exec command {exec} is already running")))
                 }
-                Phase::Ended(_) => {
-                    Err(Error::conflict(format!("Error: Exec command {exec} has already run")))
-                }
+                Phase::Ended(_) => Err(Error::conflict(format!("exec command {exec} has already run"))),
             }
         })??;
         Ok(ExecTicket {
