@@ -35,6 +35,35 @@ pub(crate) struct Asked {
     pub(crate) runtime: RuntimeChoice,
     pub(crate) user: User,
     pub(crate) health: Option<HealthCheck>,
+    /// Why this cannot be started: an earlier daemon's record that this one does not accept.
+    pub(crate) refusal: Option<String>,
+}
+
+impl Asked {
+    /// What is left of a record that is not accepted: enough to look at the container, to stop and to remove it.
+    pub(crate) fn refused(why: &Error) -> Self {
+        Self {
+            stop_signal: Signal::TERM,
+            stop_timeout: stop_timeout(None),
+            restart: RestartPolicy::No,
+            auto_remove: false,
+            network: NetworkChoice::None,
+            ports: Vec::new(),
+            ipc: IpcChoice::Private,
+            pid: NamespaceChoice::Private,
+            uts: NamespaceChoice::Private,
+            cgroup: NamespaceChoice::Private,
+            log: LogChoice::JsonFile {
+                max_size: None,
+                max_files: 1,
+                attrs: std::collections::BTreeMap::new(),
+            },
+            runtime: RuntimeChoice::Native,
+            user: User::default(),
+            health: None,
+            refusal: Some(why.chain()),
+        }
+    }
 }
 
 /// Where the network comes from.
@@ -180,6 +209,7 @@ pub(crate) fn derive(
         runtime: runtime(engine, &host.runtime)?,
         user: User { user: config.user.clone(), groups: host.group_add.clone().unwrap_or_default() },
         health: HealthCheck::derive(config)?,
+        refusal: None,
     })
 }
 

@@ -80,8 +80,8 @@ impl Task {
         self.now.sandbox = sandbox.map(Arc::new);
         self.begin_probing();
         self.publish();
-        self.network_events("connect");
         self.volume_events("mount");
+        self.network_events("connect");
         self.event("start", &[]);
         if starting.restart {
             self.event("restart", &[]);

@@ -143,8 +143,12 @@ impl Engine {
         } else {
             StateRecord { status: Status::Created.as_str().into(), ..StateRecord::default() }
         };
-        let asked = asked::derive(&self.config, &config.config, &config.host_config, &config.networking)?;
-        let args = spec::args(&config.config)?;
+        let derived = asked::derive(&self.config, &config.config, &config.host_config, &config.networking);
+        let asked = derived.unwrap_or_else(|error| {
+            tracing::error!(container = %id, error = error.chain(), "a container's settings are not accepted");
+            Asked::refused(&error)
+        });
+        let args = spec::args(&config.config).unwrap_or_default();
         let shapes = (config.config, config.host_config, config.networking);
         let mut now = self.snapshot(id, config.name, config.created_at, shapes, &asked, args);
         now.image = config.image.parse()?;

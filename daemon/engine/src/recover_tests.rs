@@ -159,3 +159,23 @@ async fn anonymous_volumes_of_what_was_interrupted_go_with_it() {
     assert!(there(&kept), "its container is whole");
     assert!(!there(&lost) && !there(&gone), "nobody's volumes");
 }
+
+#[tokio::test]
+async fn settings_that_are_not_accepted_any_more_keep_their_container() {
+    let f = Fixture::new().await;
+    let id = f.create("c1", json!({})).await;
+    f.engine.container_start("c1", None).await.unwrap();
+    let path = f.root.path().join("data/containers").join(id.as_str()).join("config.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        text.replace("\"StopSignal\"", "\"-\"").replace("\"Runtime\":\"berth\"", "\"Runtime\":\"gone\""),
+    )
+    .unwrap();
+    let f = f.restart([(id, Left::Alive { launched: true })]).await;
+    assert_eq!(status(&f, "c1").0, Status::Running);
+    f.engine.container_stop("c1", None, None).await.unwrap();
+    let error = f.engine.container_start("c1", None).await.expect_err("not accepted");
+    assert!(error.to_string().contains("unknown or invalid runtime name: gone"), "{error}");
+    f.engine.container_remove("c1", crate::RemoveOptions::default()).await.unwrap();
+}

@@ -28,7 +28,7 @@ use crate::door::Door;
 use crate::handle::{Command, Handle, QUEUE, Reply, Verb};
 use crate::record::{SCHEMA, STATE_FILE, StateRecord};
 use crate::seam::{Fut, Shim};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{HealthStatus, Snapshot};
 
 /// A running container.
 #[derive(Debug)]
@@ -328,7 +328,10 @@ impl Task {
     pub(crate) fn settle(&mut self, status: Status) {
         self.now.state.status = status;
         self.now.state.pid = 0;
-        self.now.state.health = None;
+        // What was found stays to be looked at; healthy it is not.
+        if let Some(health) = &mut self.now.state.health {
+            Arc::make_mut(health).status = HealthStatus::Unhealthy;
+        }
         self.now.sandbox = None;
     }
 }

@@ -158,6 +158,9 @@ impl Flight {
             self.lingering = None;
             ended.map_err(|error| Error::internal("waiting for the last run's shim").because(error))?;
         }
+        if let Some(why) = &self.asked.refusal {
+            return Err(Error::invalid(format!("this container's settings are not accepted: {why}")).into());
+        }
         engine.fault("image")?;
         let mut lower = engine.backends.images.layers(&self.now.image)?;
         lower.push(engine.init_layer());
