@@ -19,6 +19,8 @@ use serde_json::json;
 
 const X86_64: u32 = 0xC000_003E;
 const I386: u32 = 0x4000_0003;
+/// libseccomp's token; the kernel has no such value.
+const X32: u32 = 0x4000_003E;
 const X32_BIT: u32 = 0x4000_0000;
 const ALLOW: u32 = 0x7fff_0000;
 
@@ -35,6 +37,7 @@ type Init = unsafe extern "C" fn(u32) -> *mut c_void;
 type Release = unsafe extern "C" fn(*mut c_void);
 type ArchAdd = unsafe extern "C" fn(*mut c_void, u32) -> c_int;
 type Resolve = unsafe extern "C" fn(*const c_char) -> c_int;
+type ResolveOn = unsafe extern "C" fn(u32, *const c_char) -> c_int;
 type RuleAdd = unsafe extern "C" fn(*mut c_void, u32, c_int, c_uint, *const ArgCmp) -> c_int;
 type Export = unsafe extern "C" fn(*const c_void, c_int) -> c_int;
 
@@ -43,6 +46,7 @@ struct Library {
     release: Release,
     arch_add: ArchAdd,
     resolve: Resolve,
+    resolve_on: ResolveOn,
     rule_add: RuleAdd,
     export: Export,
 }
@@ -69,16 +73,20 @@ impl Library {
                 release: std::mem::transmute::<*mut c_void, Release>(symbol(c"seccomp_release")),
                 arch_add: std::mem::transmute::<*mut c_void, ArchAdd>(symbol(c"seccomp_arch_add")),
                 resolve: std::mem::transmute::<*mut c_void, Resolve>(symbol(c"seccomp_syscall_resolve_name")),
+                resolve_on: std::mem::transmute::<*mut c_void, ResolveOn>(symbol(
+                    c"seccomp_syscall_resolve_name_arch",
+                )),
                 rule_add: std::mem::transmute::<*mut c_void, RuleAdd>(symbol(c"seccomp_rule_add_array")),
                 export: std::mem::transmute::<*mut c_void, Export>(symbol(c"seccomp_export_bpf")),
             })
         }
     }
 
-    fn knows(&self, name: &str) -> bool {
+    /// Whether it has a number of its own for the syscall on each of these architectures.
+    fn knows(&self, name: &str, arches: &[u32]) -> bool {
         let name = CString::new(name).unwrap();
         // SAFETY: the name ends in NUL.
-        unsafe { (self.resolve)(name.as_ptr()) != -1 }
+        arches.iter().all(|arch| unsafe { (self.resolve_on)(*arch, name.as_ptr()) >= 0 })
     }
 
     /// The profile as runc gives it to libseccomp.
@@ -276,16 +284,19 @@ fn like_dockers_profile() {
     println!("{} instructions, libseccomp {}", ours.len(), theirs.len());
 }
 
-/// Names that libseccomp may be too old for are left out.
+/// Names that libseccomp may be too old for are left out, and those that some architecture lacks or
+/// multiplexes: if such a one comes first in an architecture's part, libseccomp 2.5.4 forgets to load
+/// the syscall number there (`jeq #arch` straight into `jeq #number`).
 fn known(library: &Library) -> Vec<&'static str> {
-    include!("names.in").into_iter().filter(|name| library.knows(name)).collect()
+    let arches = [X86_64, X32, I386];
+    include!("names.in").into_iter().filter(|name| library.knows(name, &arches)).collect()
 }
 
 #[test]
 fn any_profile() {
     let Some(library) = Library::load() else { return };
     let names = known(&library);
-    assert!(names.len() > 300, "{}", names.len());
+    assert!(names.len() > 250, "{}", names.len());
     let action = prop_oneof![
         Just(json!({"action": "SCMP_ACT_ALLOW"})),
         Just(json!({"action": "SCMP_ACT_ERRNO", "errnoRet": 38})),
