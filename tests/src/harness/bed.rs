@@ -346,6 +346,14 @@ impl Bed {
             until(&format!("no process of the bed is left: {:?}", self.survivors()), || {
                 self.survivors().is_empty().then_some(())
             });
+            // While it runs the daemon keeps a few namespaces ready, so that links are counted after its end.
+            let links = || {
+                leaks::links(&self.netns)
+                    .into_iter()
+                    .filter(|l| l.starts_with("vb") || l.starts_with("veth"))
+                    .count()
+            };
+            until("no link is left", || (links() == 0).then_some(()));
             let mounts = leaks::mounts_beneath(self.dir.path());
             assert!(mounts.is_empty(), "mounts left: {mounts:#?}");
             leaks::remove_cgroup_parent(&self.cgroup_parent);

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 /// Longest wait for anything. Generous: machines are slow and shared, and it is never reached when all is well.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(if cfg!(feature = "hasty") { 10 } else { 60 });
 
 /// Asks `condition` again and again until it gives a value; panics with `what` at the deadline.
 pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
