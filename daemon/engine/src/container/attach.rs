@@ -133,7 +133,8 @@ impl Engine {
             stdout: options.stdout,
             stderr: options.stderr,
             multiplexed: !now.config.tty,
-            detach_keys: keys,
+            // Without a terminal the bytes are data: the sequence in them means nothing.
+            detach_keys: if now.config.tty { keys } else { Vec::new() },
         };
         Ok(AttachTicket { place, attach, stream: options.stream, replay, engine: Arc::clone(self), now })
     }

@@ -154,7 +154,8 @@ impl ExecTicket {
                 stdout: config.attach_stdout,
                 stderr: config.attach_stderr,
                 multiplexed: !config.tty,
-                detach_keys,
+                // Without a terminal the bytes are data.
+                detach_keys: if config.tty { detach_keys } else { Vec::new() },
             }),
         };
         shim.exec(exec, socket.map(|socket| socket.as_fd())).await.map_err(|error| match error {
