@@ -325,6 +325,11 @@ impl Flight {
             let mut mounts = engine.backends.volumes.oci_mounts(&now.mounts)?;
             let own = crate::etc_mounts::mounts(etc.as_ref().unwrap_or(&now.paths), &now, &mounts)?;
             mounts.extend(own);
+            let mut facts = engine.backends.facts.clone();
+            if asked.runtime != RuntimeChoice::Native {
+                // runc before 1.2 refuses a spec with a namespace that it does not know.
+                facts.time_namespaces = false;
+            }
             let built = spec::build(&SpecInput {
                 id: &now.id,
                 config: &now.config,
@@ -334,7 +339,7 @@ impl Flight {
                 shm: &shm,
                 mounts: &mounts,
                 defaults: &engine.defaults,
-                facts: &engine.backends.facts,
+                facts: &facts,
             })?;
             for warning in built.warnings {
                 tracing::warn!(container = %now.id, warning, "building the runtime spec");
