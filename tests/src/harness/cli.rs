@@ -44,7 +44,7 @@ impl Cli {
                 let on_path = std::env::var_os("PATH").and_then(|path| {
                     std::env::split_paths(&path).map(|d| d.join("docker")).find(|p| p.is_file())
                 });
-                on_path.unwrap_or_else(|| fixtures::cache_dir().join("bin/docker"))
+                on_path.unwrap_or_else(|| fixtures::cache_dir().join("cli/docker"))
             }
         }
     }
