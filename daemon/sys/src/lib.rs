@@ -12,3 +12,4 @@ pub mod memfd;
 pub mod mount;
 pub mod pidfd;
 pub mod seqpacket;
+pub mod view;

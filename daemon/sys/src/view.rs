@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A container's root filesystem with its volumes, put together where nobody else sees it: in a mount namespace that
+//! only a descriptor keeps alive. Nothing of it is in the host's mount table, whatever happens to the daemon.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+};
+use rustix::thread::UnshareFlags;
+
+use crate::in_root::InRoot;
+
+/// Where writes go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Upper {
+    /// To these upper and work directories, which nobody else has mounted.
+    Kept {
+        /// The upper directory.
+        upper: PathBuf,
+        /// The work directory.
+        work: PathBuf,
+    },
+    /// Nowhere: what is made in the view (mount points) goes with it.
+    Scratch,
+}
+
+/// A directory or file of the host, at a path of the view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// Path of the host.
+    pub source: PathBuf,
+    /// Path in the view; made where it is missing.
+    pub target: PathBuf,
+    /// With the mounts beneath it; not if it is read-only, as they would not be.
+    pub recursive: bool,
+    /// Not to be written to.
+    pub read_only: bool,
+}
+
+/// A root filesystem that goes away with this.
+#[derive(Debug)]
+pub struct View {
+    /// Its root.
+    pub root: InRoot,
+    /// The volumes are mounted as long as their namespace is there.
+    _namespace: OwnedFd,
+}
+
+/// Any directory that every host has and that this code does not look into: the namespace is private.
+const PLACE: &str = "/sys";
+/// What mount(2) takes.
+const PAGE: usize = 4096;
+
+/// Puts a view together of layers (topmost first) and binds, in their order.
+///
+/// # Errors
+///
+/// A layer or a bind's source is missing; a target cannot be made; not permitted.
+pub fn assemble(lower: Vec<PathBuf>, upper: Upper, binds: Vec<Bind>, read_only: bool) -> io::Result<View> {
+    let thread = std::thread::Builder::new()
+        .name("view".into())
+        .spawn(move || build(&lower, &upper, &binds, read_only))?;
+    thread.join().map_err(|_| io::Error::other("the thread that mounts a view panicked"))?
+}
+
+#[allow(unsafe_code)]
+fn build(lower: &[PathBuf], upper: &Upper, binds: &[Bind], read_only: bool) -> io::Result<View> {
+    // SAFETY: this thread runs nothing else and ends after this function; descriptors stay shared.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let place = Path::new(PLACE);
+    rustix::mount::mount("view", place, "tmpfs", MountFlags::empty(), Some(c"mode=700"))?;
+    let scratch = (place.join("upper"), place.join("work"));
+    let root = place.join("root");
+    for dir in [&scratch.0, &scratch.1, &root] {
+        std::fs::create_dir(dir)?;
+    }
+    let (upper, work) = match upper {
+        Upper::Kept { upper, work } => (upper, work),
+        Upper::Scratch => {
+            // The root directory of the view is this one.
+            let top = lower.first().ok_or(io::ErrorKind::InvalidInput)?;
+            std::fs::set_permissions(&scratch.0, std::fs::metadata(top)?.permissions())?;
+            (&scratch.0, &scratch.1)
+        }
+    };
+    overlay(lower, upper, work, &root)?;
+    let view = InRoot::open_root(&root)?;
+    for bind in binds {
+        mount_bind(&view, bind).map_err(|error| {
+            io::Error::new(error.kind(), format!("{} at {}: {error}", bind.source.display(), bind.target.display()))
+        })?;
+    }
+    if read_only {
+        rustix::mount::mount_remount(&root, MountFlags::BIND | MountFlags::RDONLY, c"")?;
+    }
+    let namespace = File::open("/proc/thread-self/ns/mnt")?.into();
+    Ok(View { root: view, _namespace: namespace })
+}
+
+fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> io::Result<()> {
+    let mut held = Vec::new();
+    let mut short = |path: &Path| -> io::Result<String> {
+        // By descriptor: no escaping, and a constant length. Opened here, so that they are of this namespace.
+        let fd = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("{}: {e}", path.display())))?;
+        let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        held.push(fd);
+        Ok(name)
+    };
+    let layers = lower.iter().map(|path| short(path)).collect::<io::Result<Vec<_>>>()?;
+    let (upper, work) = (short(upper)?, short(work)?);
+    const MORE: &str = "redirect_dir=off,metacopy=off,index=off";
+    let options = format!("lowerdir={},upperdir={upper},workdir={work},{MORE}", layers.join(":"));
+    if options.len() < PAGE {
+        let options = std::ffi::CString::new(options).map_err(|_| io::ErrorKind::InvalidInput)?;
+        return Ok(rustix::mount::mount("overlay", at, "overlay", MountFlags::empty(), Some(options.as_c_str()))?);
+    }
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for layer in &layers {
+        fsconfig_set_string(&context, "lowerdir+", layer.as_str())?;
+    }
+    fsconfig_set_string(&context, "upperdir", upper.as_str())?;
+    fsconfig_set_string(&context, "workdir", work.as_str())?;
+    for option in MORE.split(',') {
+        let (key, value) = option.split_once('=').ok_or(io::ErrorKind::InvalidInput)?;
+        fsconfig_set_string(&context, key, value)?;
+    }
+    fsconfig_create(&context)?;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    Ok(rustix::mount::move_mount(&mount, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+}
+
+fn mount_bind(view: &InRoot, bind: &Bind) -> io::Result<()> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if bind.recursive && !bind.read_only {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let tree = rustix::mount::open_tree(CWD, &bind.source, flags)?;
+    let is_dir = FileType::from_raw_mode(rustix::fs::fstat(&tree)?.st_mode) == FileType::Directory;
+    let target = match view.resolve(&bind.target) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && is_dir => {
+            view.create_dir_all(&bind.target, Mode::from_raw_mode(0o755))?
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let parent = bind.target.parent().ok_or(io::ErrorKind::InvalidInput)?;
+            let name = bind.target.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+            let parent = view.create_dir_all(parent, Mode::from_raw_mode(0o755))?;
+            let new = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::openat(&parent, name, new, Mode::from_raw_mode(0o644))?
+        }
+        other => other?,
+    };
+    let by_fd = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(tree.as_fd(), "", target.as_fd(), "", by_fd)?;
+    if bind.read_only {
+        let path = format!("/proc/self/fd/{}", tree.as_raw_fd());
+        rustix::mount::mount_remount(path, MountFlags::BIND | MountFlags::RDONLY, c"")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    fn write(view: &View, path: &str) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE;
+        view.root.open(Path::new(path), flags, Mode::from_raw_mode(0o644)).map(drop)
+    }
+
+    #[test]
+    fn volumes_are_in_the_view_and_not_in_the_hosts_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        let (layer, upper, work, volume, fixed) =
+            (at("layer"), at("upper"), at("work"), at("volume"), at("fixed"));
+        // A link in the image that would lead out.
+        std::os::unix::fs::symlink("/", layer.join("link")).unwrap();
+        let bind = |source: &Path, target: &str, read_only| Bind {
+            source: source.to_owned(),
+            target: target.into(),
+            recursive: true,
+            read_only,
+        };
+        let binds = vec![bind(&volume, "/link/vol/deep", false), bind(&fixed, "/fixed", true)];
+        let kept = Upper::Kept { upper: upper.clone(), work };
+        let view = assemble(vec![layer.clone()], kept, binds.clone(), false).unwrap();
+        write(&view, "/vol/deep/f").unwrap();
+        write(&view, "/own").unwrap();
+        assert!(write(&view, "/fixed/f").is_err());
+        assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains("workdir="));
+        drop(view);
+        assert!(volume.join("f").exists() && upper.join("own").exists());
+
+        let view = assemble(vec![upper.clone(), layer], Upper::Scratch, binds, true).unwrap();
+        view.root.resolve(Path::new("/link/own")).unwrap();
+        view.root.resolve(Path::new("/vol/deep/f")).unwrap();
+        assert!(write(&view, "/new").is_err(), "read-only");
+        assert!(!upper.join("new").exists());
+    }
+}
