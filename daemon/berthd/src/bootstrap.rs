@@ -116,6 +116,7 @@ fn registry_config(settings: &Settings) -> RegistryConfig {
 fn images_config(settings: &Settings) -> ImagesConfig {
     let mut config = ImagesConfig::new(&settings.data_root);
     config.max_concurrent_downloads = settings.max_concurrent_downloads;
+    config.max_concurrent_uploads = settings.max_concurrent_uploads;
     config
 }
 
@@ -152,6 +153,8 @@ fn engine_config(settings: &Settings, files: OpenFiles) -> EngineConfig {
         default_ipc_mode: settings.default_ipc_mode.clone(),
         default_cgroupns_mode: settings.default_cgroupns_mode.clone(),
         init: settings.init,
+        init_path: settings.init_path.clone(),
+        seccomp_profile: settings.seccomp_profile.clone(),
         cgroup_parent: settings.cgroup_parent.clone(),
         no_new_privileges: settings.no_new_privileges,
         host_gateway_ips: settings.host_gateway_ips.clone(),

@@ -4,6 +4,8 @@
 use berth_domain::Result;
 use berth_runtime::{CgroupLayout, HostFacts};
 
+use crate::config::Settings;
+
 /// The host.
 #[derive(Debug, Clone)]
 pub(crate) struct HostInfo {
@@ -88,18 +90,19 @@ impl HostInfo {
     }
 
     /// `name=seccomp,profile=builtin` and the like; clients parse them.
-    pub(crate) fn security_options(&self, no_new_privileges: bool) -> Vec<String> {
+    pub(crate) fn security_options(&self, settings: &Settings) -> Vec<String> {
         let mut options = Vec::new();
         if self.facts.apparmor && self.facts.apparmor_default {
             options.push("name=apparmor".to_owned());
         }
         if self.facts.seccomp {
-            options.push("name=seccomp,profile=builtin".to_owned());
+            let profile = if settings.seccomp_profile.is_some() { "custom" } else { "builtin" };
+            options.push(format!("name=seccomp,profile={profile}"));
         }
         if self.facts.cgroup_namespaces && self.facts.cgroups == CgroupLayout::V2 {
             options.push("name=cgroupns".to_owned());
         }
-        if no_new_privileges {
+        if settings.no_new_privileges {
             options.push("name=no-new-privileges".to_owned());
         }
         options

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use berth_api::{ApiVersion, Operation, Query, route};
+use berth_domain::Error;
 use http::{HeaderValue, Method, StatusCode, header};
 use hyper::body::Incoming;
 use tracing::Instrument as _;
@@ -66,7 +67,10 @@ async fn answer(app: Arc<App>, request: http::Request<Incoming>) -> Response {
         tracing::debug!(name = call.name(), "request");
         let operation = call.operation;
         let answer = match handler(operation) {
-            Some(handler) => handler(app, call).await,
+            // In a task of its own: what was begun is finished though the client hangs up, and a bug costs one request.
+            Some(handler) => tokio::spawn(handler(app, call).in_current_span())
+                .await
+                .unwrap_or_else(|e| Err(Error::internal("the request could not be handled").because(e))),
             None => Err(not_done(operation)),
         };
         answer.unwrap_or_else(|e| error::response(&e))
@@ -113,8 +117,8 @@ fn gate(asked: Option<&str>, oldest: ApiVersion) -> Result<ApiVersion, Refused> 
     Ok(version)
 }
 
-fn not_done(operation: Operation) -> berth_domain::Error {
-    berth_domain::Error::not_implemented(format!("{operation} is not implemented by this version of Berth"))
+fn not_done(operation: Operation) -> Error {
+    Error::not_implemented(format!("{operation} is not implemented by this version of Berth"))
 }
 
 macro_rules! to {
@@ -172,8 +176,8 @@ fn handler(operation: Operation) -> Option<Handler> {
         Operation::ImageDelete => to!(images::image_delete),
         Operation::ImageLoad => to!(images::image_load),
         Operation::ImagePrune => to!(images::image_prune),
+        Operation::ImagePush => to!(images::image_push),
         Operation::ImageAttestations
-        | Operation::ImagePush
         | Operation::ImageSearch
         | Operation::ImageCommit
         | Operation::ImageGet

@@ -122,6 +122,12 @@ pub(crate) struct Flags {
     /// Run an init process in containers that do not say
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     init: Option<bool>,
+    /// Program to run as the init process (docker-init, tini, catatonit)
+    #[arg(long, value_name = "FILE")]
+    init_path: Option<String>,
+    /// Seccomp profile of containers that name none: a file or "builtin"
+    #[arg(long, value_name = "FILE")]
+    seccomp_profile: Option<String>,
     /// Cgroup under which those of containers are made
     #[arg(long, value_name = "PATH")]
     cgroup_parent: Option<String>,
@@ -281,6 +287,8 @@ impl Flags {
             default_ipc_mode: self.default_ipc_mode.clone(),
             default_cgroupns_mode: self.default_cgroupns_mode.clone(),
             init: self.init,
+            init_path: self.init_path.clone(),
+            seccomp_profile: self.seccomp_profile.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
             no_new_privileges: self.no_new_privileges,
             labels: list(&self.label),

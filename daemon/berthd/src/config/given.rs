@@ -48,6 +48,8 @@ pub(crate) struct Given {
     pub(crate) default_ipc_mode: Option<String>,
     pub(crate) default_cgroupns_mode: Option<String>,
     pub(crate) init: Option<bool>,
+    pub(crate) init_path: Option<String>,
+    pub(crate) seccomp_profile: Option<String>,
     pub(crate) cgroup_parent: Option<String>,
     pub(crate) no_new_privileges: Option<bool>,
     pub(crate) labels: Option<Vec<String>>,

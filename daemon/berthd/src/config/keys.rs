@@ -66,7 +66,6 @@ pub(super) fn support(key: &str) -> Option<Support> {
             NoEffect("there is no containerd")
         }
         "experimental" | "features" | "builder" => NoEffect("there are no such features to turn on or off"),
-        "init-path" => NoEffect("the init process is built in"),
         "ip-forward-no-drop" | "allow-direct-routing" => NoEffect("other tables' policies are left alone"),
         "rootless" => NoEffect("the daemon runs as root"),
         "seccomp-profile"

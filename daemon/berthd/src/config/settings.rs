@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -141,6 +141,9 @@ pub(crate) struct Settings {
     pub(crate) default_ipc_mode: String,
     pub(crate) default_cgroupns_mode: String,
     pub(crate) init: bool,
+    pub(crate) init_path: Option<PathBuf>,
+    /// The profile's text; `None` for the built-in one.
+    pub(crate) seccomp_profile: Option<String>,
     pub(crate) cgroup_parent: String,
     pub(crate) no_new_privileges: bool,
     pub(crate) labels: Vec<String>,
@@ -341,6 +344,8 @@ impl Settings {
             )?
             .to_owned(),
             init: given.init.unwrap_or(false),
+            init_path: Self::init_path(given)?,
+            seccomp_profile: Self::seccomp_profile(given)?,
             cgroup_parent: match given.cgroup_parent.as_deref() {
                 None | Some("") => "/berth".to_owned(),
                 Some(path) if path.ends_with(".slice") => {
@@ -366,6 +371,31 @@ impl Settings {
             shim_path: given.shim_path.as_ref().map(PathBuf::from),
             min_api_version: min,
         })
+    }
+
+    /// As told, or an init that is installed. Only static ones: it runs among the image's libraries.
+    fn init_path(given: &Given) -> Result<Option<PathBuf>> {
+        match given.init_path.as_deref() {
+            None | Some("") => {
+                Ok(["docker-init", "tini-static", "catatonit"].into_iter().find_map(find_program))
+            }
+            Some(path) if Path::new(path).is_file() => Ok(Some(PathBuf::from(path))),
+            Some(path) => Err(bad("init-path", path, "there is no such file")),
+        }
+    }
+
+    fn seccomp_profile(given: &Given) -> Result<Option<String>> {
+        match given.seccomp_profile.as_deref() {
+            None | Some("" | "builtin") => Ok(None),
+            Some("unconfined") => Ok(Some("unconfined".to_owned())),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|e| bad("seccomp-profile", path, "it cannot be read").because(e))?;
+                serde_json::from_str::<serde_json::Value>(&text)
+                    .map_err(|e| bad("seccomp-profile", path, "it is not JSON").because(e))?;
+                Ok(Some(text))
+            }
+        }
     }
 
     fn runtimes(given: &Given) -> Result<BTreeMap<String, OciRuntime>> {
@@ -427,7 +457,7 @@ impl Settings {
 
 /// A program in the usual places.
 fn find_program(name: &str) -> Option<PathBuf> {
-    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+    ["/usr/libexec/docker", "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
         .into_iter()
         .map(|dir| PathBuf::from(dir).join(name))
         .find(|path| path.is_file())

@@ -83,6 +83,8 @@ fn every_mistake_is_named() {
         r#"{"runtimes":{"k":{"runtimeType":"io.containerd.kata.v2"}}}"#,
         "runtimeType is not supported",
     );
+    refused(&["--seccomp-profile", "/nonexistent"], "", "invalid seccomp-profile \"/nonexistent\"");
+    refused(&["--init-path", "/nonexistent"], "", "invalid init-path \"/nonexistent\"");
     refused(&["--cgroup-parent", "x.slice"], "", "systemd cgroup driver");
     refused(&[], r#"{"min-api-version":"1.20"}"#, "from 1.24 to 1.55");
 }
