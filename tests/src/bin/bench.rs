@@ -61,14 +61,14 @@ fn main() {
     }
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("load before: {}", load.trim());
-    println!("| row | engine | median ms | p10 | p90 | of Docker |");
-    println!("|---|---|---|---|---|---|");
+    println!("| row | engine | median ms | p10 | p90 | of Docker | aim |");
+    println!("|---|---|---|---|---|---|---|");
     let mut all = Vec::new();
-    for (row, args) in [
-        ("run --rm, no network", vec!["run", "--rm", "--network", "none", "busybox", "true"]),
-        ("run --rm, host network", vec!["run", "--rm", "--network", "host", "busybox", "true"]),
-        ("run --rm, default bridge", vec!["run", "--rm", "busybox", "true"]),
-        ("run --rm, published port", vec!["run", "--rm", "-p", "18080:80", "busybox", "true"]),
+    for (row, aim, args) in [
+        ("run --rm, no network", Some(4.0), vec!["run", "--rm", "--network", "none", "busybox", "true"]),
+        ("run --rm, host network", None, vec!["run", "--rm", "--network", "host", "busybox", "true"]),
+        ("run --rm, default bridge", Some(6.0), vec!["run", "--rm", "busybox", "true"]),
+        ("run --rm, published port", None, vec!["run", "--rm", "-p", "18080:80", "busybox", "true"]),
     ] {
         let mut times: Vec<Vec<Duration>> = contestants.iter().map(|_| Vec::new()).collect();
         for round in 0..=ROUNDS {
@@ -84,8 +84,14 @@ fn main() {
         let docker = contestants.iter().position(|c| c.name == "Docker").map(|at| rows[at].median);
         for (contestant, figures) in contestants.iter().zip(&rows) {
             let ratio = docker.map_or("-".to_owned(), |d| format!("1/{:.1}", d / figures.median));
+            let aim: Option<f64> = aim.filter(|_| contestant.name != "Docker");
+            let judged = match (aim, docker) {
+                (Some(aim), Some(d)) if d / figures.median >= aim => format!("1/{aim}, met"),
+                (Some(aim), Some(_)) => format!("1/{aim}, missed"),
+                _ => "-".to_owned(),
+            };
             println!(
-                "| {row} | {} | {:.1} | {:.1} | {:.1} | {ratio} |",
+                "| {row} | {} | {:.1} | {:.1} | {:.1} | {ratio} | {judged} |",
                 contestant.name, figures.median, figures.low, figures.high
             );
             all.push(json!({"row": row, "engine": contestant.name, "median_ms": figures.median,

@@ -176,3 +176,22 @@ fn what_is_not_there_yet_says_so() {
     println!("answered with 501: {absent:#?}");
     bed.finish();
 }
+
+/// Old clients ask for no upgrade: they get 200 and bytes until the connection closes.
+#[test]
+fn attach_without_upgrade_is_raw_until_close() {
+    let bed = Bed::start();
+    bed.docker(&["pull", "busybox"]).ok();
+    bed.docker(&["create", "--name", "raw", "busybox", "echo", "out"]).ok();
+    let request = "POST /v1.43/containers/raw/attach?stream=1&stdout=1&stderr=1 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+    let (head, mut stream) = head_of(&bed, request);
+    let lower = head.to_lowercase();
+    assert!(head.split(' ').nth(1) == Some("200"), "{head}");
+    assert!(lower.contains("content-type: application/vnd.docker.raw-stream\r\n"), "{head}");
+    assert!(!lower.contains("content-length") && !lower.contains("transfer-encoding"), "{head}");
+    assert_eq!(bed.api("POST", "/containers/raw/start", "").status, 204);
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    assert_eq!(all, b"\x01\0\0\0\0\0\0\x04out\n");
+    bed.finish();
+}

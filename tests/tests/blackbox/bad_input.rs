@@ -147,7 +147,7 @@ fn a_full_disk_during_a_pull() {
     std::fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
     Output::of(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image)).ok();
     Output::of(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mounted)).ok();
-    let unmount = || Output::of(Command::new("umount").arg(&mounted)).ok();
+    let _mounted = Mounted(mounted.clone());
     let bed = Bed::with(Options { data_root: Some(mounted.join("data")), ..Options::default() });
     if bed.is_ours() {
         let out = bed.docker(&["pull", "flask"]).fails(1);
@@ -158,7 +158,18 @@ fn a_full_disk_during_a_pull() {
         assert_eq!(bed.docker(&["run", "--rm", "busybox", "echo", "alive"]).ok(), "alive");
     }
     bed.finish();
-    unmount();
+}
+
+/// Unmounts when dropped, after a failed test too.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let out = Output::of(Command::new("umount").arg("-l").arg(&self.0));
+        if out.code != 0 {
+            eprintln!("{out:?}");
+        }
+    }
 }
 
 /// A docker-archive of one image with this layer.

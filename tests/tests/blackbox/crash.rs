@@ -55,8 +55,12 @@ fn containers_outlive_the_daemon() {
     let mut attached_in = attached.stdin.take().unwrap();
     let mut attached_out = BufReader::new(attached.stdout.take().unwrap()).lines();
     assert_eq!(attached_out.next().unwrap().unwrap(), "waiting", "the attachment is there");
+    let ends_pid: i32 = bed.docker(&["inspect", "-f", "{{.State.Pid}}", "ends"]).ok().parse().unwrap();
     bed.kill_daemon();
     writeln!(attached_in, "hello").unwrap();
+    let last = attached_out.map(|line| line.unwrap()).find(|line| line != "waiting");
+    assert_eq!(last.as_deref(), Some("got hello"), "the attached session goes on without the daemon");
+    until("the container ends while there is no daemon", || (!rustix_alive(ends_pid)).then_some(()));
     let pid_of = |p: i32| rustix_alive(p);
     rustix_kill(removed_pid);
     until("the container that was told to end has ended", || (!pid_of(removed_pid)).then_some(()));
@@ -89,6 +93,13 @@ fn containers_outlive_the_daemon() {
     logs.kill().unwrap();
     logs.wait().unwrap();
     assert_eq!(bed.docker(&["exec", "stays", "echo", "exec works"]).ok(), "exec works");
+    // So does a new attachment.
+    let mut again =
+        bed.command(Cli::Docker, &["attach", "--no-stdin", "stays"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(again.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("tick "));
+    again.kill().unwrap();
+    again.wait().unwrap();
     // A second container gets another address: the first one's is remembered.
     bed.docker(&["run", "-d", "--name", "second", "busybox", "sleep", "1000"]).ok();
     assert_ne!(

@@ -6,6 +6,8 @@ use std::process::Command;
 use berth_tests::fixtures;
 use berth_tests::harness::{Bed, Output};
 
+use crate::with_each_cli;
+
 /// A tar of a fixture's OCI layout.
 fn layout_tar(bed: &Bed, name: &str) -> std::path::PathBuf {
     let tar = bed.path().join(format!("{name}.tar"));
@@ -38,22 +40,21 @@ fn pull_by_digest() {
     bed.finish();
 }
 
-#[test]
-fn load_an_oci_layout_compressed_or_not() {
-    let bed = Bed::start();
+with_each_cli! {
+fn load_an_oci_layout_compressed_or_not(bed, cli) {
     if !bed.is_ours() {
         // The reference engine reads plain OCI layouts only with its other image store.
         return;
     }
-    let tar = layout_tar(&bed, "redis");
-    let loaded = bed.docker(&["load", "-i", tar.to_str().unwrap()]).ok();
+    let tar = layout_tar(bed, "redis");
+    let loaded = bed.run(cli, &["load", "-i", tar.to_str().unwrap()]).ok();
     assert!(loaded.contains("Loaded image: redis:latest"), "{loaded}");
-    assert_eq!(bed.docker(&["run", "--rm", "redis", "echo", "loaded"]).ok(), "loaded");
-    bed.docker(&["rmi", "redis"]).ok();
+    assert_eq!(bed.run(cli, &["run", "--rm", "redis", "echo", "loaded"]).ok(), "loaded");
+    bed.run(cli, &["rmi", "redis"]).ok();
     Output::of(Command::new("gzip").arg("-1").arg(&tar)).ok();
     let gz = format!("{}.gz", tar.display());
-    assert!(bed.docker(&["load", "-i", &gz]).ok().contains("Loaded image: redis:latest"));
-    bed.finish();
+    assert!(bed.run(cli, &["load", "-i", &gz]).ok().contains("Loaded image: redis:latest"));
+}
 }
 
 #[test]

@@ -6,6 +6,7 @@
 mod api;
 mod bad_input;
 mod crash;
+mod cut;
 mod exec;
 mod images;
 mod limits;
