@@ -176,8 +176,8 @@ fn handler(operation: Operation) -> Option<Handler> {
         Operation::ImageDelete => to!(images::image_delete),
         Operation::ImageLoad => to!(images::image_load),
         Operation::ImagePrune => to!(images::image_prune),
-        Operation::ImagePush => to!(images::image_push),
         Operation::ImageAttestations
+        | Operation::ImagePush
         | Operation::ImageSearch
         | Operation::ImageCommit
         | Operation::ImageGet
