@@ -380,7 +380,8 @@ impl Task {
         }
         let state = &self.now.state;
         match state.status {
-            Status::Exited if self.asked.auto_remove => self.want_removal(true),
+            // Also one that never ran: who created it to run it once has lost his connection. The reference does so too.
+            _ if self.asked.auto_remove => self.want_removal(true),
             Status::Restarting => self.begin_start(Starter::Policy, None, false),
             Status::Exited
                 if self.asked.restart.at_daemon_start(state.exit_code, self.by_hand, state.restart_count) =>

@@ -2,15 +2,27 @@
 //! What a new daemon makes of what an old one left.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use berth_domain::Status;
+use berth_domain::{ContainerId, Status};
 use serde_json::json;
 
 use crate::Condition;
 use crate::fake::{Fixture, Left};
+use crate::record::{self, STARTING, STATE_FILE, StateRecord};
 
 fn status(f: &Fixture, name: &str) -> (Status, i32) {
     let now = f.engine.container_inspect(name).expect(name);
     (now.state.status, now.state.exit_code)
+}
+
+fn read_state(f: &Fixture, id: &ContainerId) -> StateRecord {
+    record::read(&f.root.path().join("data/containers").join(id.as_str()).join(STATE_FILE)).expect("a state")
+}
+
+/// Makes the record what a daemon that was killed at another moment had left.
+fn write_state(f: &Fixture, id: &ContainerId, change: impl FnOnce(&mut StateRecord)) {
+    let mut state = read_state(f, id);
+    change(&mut state);
+    record::write(&f.root.path().join("data/containers").join(id.as_str()).join(STATE_FILE), &state).unwrap();
 }
 
 #[tokio::test]
@@ -178,4 +190,31 @@ async fn settings_that_are_not_accepted_any_more_keep_their_container() {
     let error = f.engine.container_start("c1", None).await.expect_err("not accepted");
     assert!(error.to_string().contains("unknown or invalid runtime name: gone"), "{error}");
     f.engine.container_remove("c1", crate::RemoveOptions::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_that_removes_itself_and_never_ran_goes() {
+    let f = Fixture::new().await;
+    let once = json!({"HostConfig": {"AutoRemove": true}});
+    let created = f.create("created", once.clone()).await;
+    let interrupted = f.create("interrupted", once.clone()).await;
+    let runs = f.create("runs", once).await;
+    let plain = f.create("plain", json!({})).await;
+    f.engine.container_start("interrupted", None).await.unwrap();
+    f.engine.container_start("runs", None).await.unwrap();
+    write_state(&f, &interrupted, |state| state.status = STARTING.into());
+    let left = [
+        (interrupted.clone(), Left::Alive { launched: false }),
+        (runs.clone(), Left::Alive { launched: true }),
+    ];
+    let f = f.restart(left).await;
+    for id in [&created, &interrupted] {
+        // Gone already, or about to be.
+        if let Ok(wait) = f.engine.container_wait(id.as_str(), Condition::Removed) {
+            wait.outcome().await.unwrap();
+        }
+        assert!(!f.root.path().join("data/containers").join(id.as_str()).exists());
+    }
+    assert_eq!(status(&f, runs.as_str()).0, Status::Running);
+    assert_eq!(status(&f, plain.as_str()).0, Status::Created);
 }
