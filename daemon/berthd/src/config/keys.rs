@@ -52,6 +52,8 @@ pub(super) fn support(key: &str) -> Option<Support> {
         | "default-ipc-mode"
         | "default-cgroupns-mode"
         | "init"
+        | "init-path"
+        | "seccomp-profile"
         | "cgroup-parent"
         | "no-new-privileges"
         | "labels"
@@ -68,8 +70,7 @@ pub(super) fn support(key: &str) -> Option<Support> {
         "experimental" | "features" | "builder" => NoEffect("there are no such features to turn on or off"),
         "ip-forward-no-drop" | "allow-direct-routing" => NoEffect("other tables' policies are left alone"),
         "rootless" => NoEffect("the daemon runs as root"),
-        "seccomp-profile"
-        | "selinux-enabled"
+        "selinux-enabled"
         | "userns-remap"
         | "authorization-plugins"
         | "tls"
