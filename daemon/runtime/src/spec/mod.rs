@@ -27,8 +27,8 @@ use crate::{CgroupLayout, HostFacts};
 
 pub use self::process::args;
 
-/// Version of the OCI runtime spec that is written.
-const OCI_VERSION: &str = "1.2.0";
+/// Nothing that a spec of ours says is newer than 1.0.2, and crun before 1.9 refuses later versions unread.
+const OCI_VERSION: &str = "1.0.2";
 /// Where an init program is mounted in the container, by Docker's name.
 const INIT_PATH: &str = "/sbin/docker-init";
 /// The kernel's `HOST_NAME_MAX`.
