@@ -14,12 +14,13 @@ use std::sync::{Arc, Mutex};
 use berth_api::types::container_create::ContainerCreateBody;
 use berth_domain::{ContainerId, Error, ImageId, Platform, Result};
 use berth_image::{RemoveOptions, Removed};
-use berth_network::{EndpointRecord, Mode, Sandbox, SandboxRecord, SandboxRequest};
+use berth_network::{EndpointRequest, NetworkRecord, NetworkRequest, NetworkView, EndpointRecord, Mode, Sandbox, SandboxRecord, SandboxRequest};
 use berth_runtime::link::HeldFds;
 use berth_runtime::{HostFacts, ShimError, ShimEvent};
 use berth_shim_proto::{Attach, Exec, ExitRecord, Failure, FailureKind, Launch, State, Target};
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::record::StateRecord;
 use crate::seam::{Backends, Found, Fut, ImageFacts, ImageUsers, Images, Networks, Shim, Shims};
 use crate::{Engine, EngineConfig};
 
@@ -118,6 +119,7 @@ impl Networks for FakeNetworks {
                 name: request.name,
                 endpoints,
                 ports: Vec::new(),
+                ..SandboxRecord::default()
             };
             Ok(Sandbox { netns: None, record, held: Vec::new() })
         })
@@ -127,6 +129,7 @@ impl Networks for FakeNetworks {
         &'a self,
         id: &'a ContainerId,
         _record: SandboxRecord,
+        _netns: Option<OwnedFd>,
         _held: Vec<(String, OwnedFd)>,
     ) -> Fut<'a, Result<()>> {
         self.sandboxes.lock().unwrap().insert(id.to_string());
@@ -150,6 +153,40 @@ impl Networks for FakeNetworks {
 
     fn gateway(&self, _network: &str) -> Option<IpAddr> {
         Some([172, 17, 0, 1].into())
+    }
+
+    fn connect<'a>(
+        &'a self,
+        _id: &'a ContainerId,
+        _netns: BorrowedFd<'a>,
+        _request: EndpointRequest,
+    ) -> Fut<'a, Result<SandboxRecord>> {
+        Box::pin(async { Err(Error::not_implemented("the tests' networks are not joined later")) })
+    }
+
+    fn disconnect<'a>(
+        &'a self,
+        _id: &'a ContainerId,
+        _netns: BorrowedFd<'a>,
+        _network: &'a str,
+    ) -> Fut<'a, Result<SandboxRecord>> {
+        Box::pin(async { Err(Error::not_implemented("the tests' networks are not left")) })
+    }
+
+    fn network_create(&self, _request: NetworkRequest) -> Fut<'_, Result<Arc<NetworkRecord>>> {
+        Box::pin(async { Err(Error::not_implemented("the tests make no networks")) })
+    }
+
+    fn network_remove<'a>(&'a self, name: &'a str) -> Fut<'a, Result<Arc<NetworkRecord>>> {
+        Box::pin(async move { Err(Error::not_found(format!("network {name} not found"))) })
+    }
+
+    fn networks(&self) -> Vec<NetworkView> {
+        Vec::new()
+    }
+
+    fn network(&self, name: &str) -> Result<NetworkView> {
+        Err(Error::not_found(format!("network {name} not found")))
     }
 
     fn rename(&self, _id: &ContainerId, _name: &str) {}
@@ -191,6 +228,9 @@ pub(crate) struct FakeShim {
     ignores_term: bool,
     pub(crate) launch: Mutex<Option<Launch>>,
     pub(crate) signals: Mutex<Vec<i32>>,
+    /// A record to look at whenever a signal comes, and what it said then.
+    pub(crate) watched: Mutex<Option<PathBuf>>,
+    pub(crate) seen: Mutex<Vec<Option<StateRecord>>>,
     pub(crate) attached: Mutex<Vec<Attach>>,
     pub(crate) gone: watch::Sender<bool>,
     launched: bool,
@@ -206,6 +246,8 @@ impl FakeShim {
             ignores_term,
             launch: Mutex::default(),
             signals: Mutex::default(),
+            watched: Mutex::default(),
+            seen: Mutex::default(),
             attached: Mutex::default(),
             gone: watch::Sender::new(false),
             launched,
@@ -283,6 +325,9 @@ impl Shim for FakeShim {
 
     fn signal(&self, _target: Target, signal: i32, _all: bool) -> Fut<'_, Result<(), ShimError>> {
         self.signals.lock().unwrap().push(signal);
+        if let Some(path) = &*self.watched.lock().unwrap() {
+            self.seen.lock().unwrap().push(crate::record::read(path).ok());
+        }
         if signal == 9 || (signal == 15 && !self.ignores_term) {
             self.exit(128 + signal);
         }

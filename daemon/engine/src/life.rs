@@ -94,7 +94,7 @@ impl Task {
         }
         if let Some(removal) = &self.removal {
             if removal.deadline.is_none() {
-                self.kill_for_removal();
+                self.kill_for_removal().await;
             }
         }
         // Behind the answer: until then the record says `starting`, which a new daemon takes for running if the shim lives.

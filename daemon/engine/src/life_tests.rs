@@ -570,3 +570,42 @@ async fn shared_namespaces_need_a_running_container() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn that_a_person_ends_it_is_recorded_before_the_signal() {
+    let f = Fixture::new().await;
+    let body = json!({"HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}}});
+    let id = f.create("c1", body).await;
+    let state = f.root.path().join("data/containers").join(id.as_str()).join(crate::record::STATE_FILE);
+    let watch = |shim: &crate::fake::FakeShim| *shim.watched.lock().unwrap() = Some(state.clone());
+    let seen = |shim: &crate::fake::FakeShim| {
+        let seen = shim.seen.lock().unwrap();
+        seen.iter().map(|seen| seen.as_ref().map(|s| (s.status.clone(), s.by_hand))).collect::<Vec<_>>()
+    };
+    let said = |by_hand: bool| [Some(("running".to_owned(), by_hand))];
+
+    f.engine.container_start("c1", None).await.unwrap();
+    let shim = f.shims.last();
+    watch(&shim);
+    f.engine.container_stop("c1", None, None).await.unwrap();
+    assert_eq!(seen(&shim), said(true));
+
+    f.engine.container_start("c1", None).await.unwrap();
+    let shim = f.shims.last();
+    watch(&shim);
+    f.engine.container_kill("c1", "").await.unwrap();
+    assert_eq!(seen(&shim), said(true));
+    f.until("c1", |now| now.state.status == Status::Exited).await;
+
+    // It is to run again: a daemon that dies in between finds a container that nobody wanted to end.
+    f.engine.container_start("c1", None).await.unwrap();
+    let shim = f.shims.last();
+    watch(&shim);
+    f.engine.container_restart("c1", None, None).await.unwrap();
+    assert_eq!(seen(&shim), said(false));
+
+    let shim = f.shims.last();
+    watch(&shim);
+    f.engine.container_remove("c1", FORCE).await.unwrap();
+    assert_eq!(seen(&shim), said(true));
+}

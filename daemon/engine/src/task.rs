@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use berth_domain::container::{self, Request, Whom};
-use berth_domain::restart::Backoff;
+use berth_domain::restart::{Backoff, RestartPolicy};
 use berth_domain::{Error, Result, Status};
 use berth_runtime::{ShimError, ShimEvent};
 use tokio::sync::{mpsc, watch};
@@ -60,6 +60,7 @@ pub(crate) enum Done {
     Start(Result<Started, StartFailure>),
     Freeze { frozen: bool, result: Result<(), ShimError>, reply: Reply<()> },
     Update(Box<crate::container::update::Updated>),
+    Networked(Box<crate::network::connect::Networked>),
     Remove(Result<()>),
 }
 
@@ -254,11 +255,13 @@ impl Task {
             Verb::Kill(signal, reply) => self.kill(&asked, signal, reply).await,
             Verb::Pause(reply) => self.freeze(&asked, true, reply),
             Verb::Unpause(reply) => self.freeze(&asked, false, reply),
-            Verb::Remove(options, reply) => self.remove(&asked, options, reply),
+            Verb::Remove(options, reply) => self.remove(&asked, options, reply).await,
             Verb::Rename(name, reply) => {
                 let result = self.rename(&asked, &name).await;
                 answer(reply, result);
             }
+            Verb::Connect(ask, reply) => self.connect(&asked, *ask, reply).await,
+            Verb::Disconnect(network, reply) => self.disconnect(&asked, network, reply).await,
             Verb::Update(update, reply) => self.update(&asked, *update, reply),
             Verb::Probed(probe) => self.probed(probe),
         }
@@ -270,6 +273,7 @@ impl Task {
             Done::Start(Err(failure)) => self.start_failed(failure).await,
             Done::Freeze { frozen, result, reply } => self.frozen(frozen, result, reply),
             Done::Update(updated) => self.updated(*updated).await,
+            Done::Networked(change) => self.networked(*change).await,
             Done::Remove(result) => self.removed(result),
         }
     }
@@ -321,6 +325,15 @@ impl Task {
         .await;
         if let Err(error) = written {
             tracing::error!(container = %self.now.id, error = error.chain(), "the container's state could not be recorded");
+        }
+    }
+
+    /// Records, before the signal that ends the run, that a person wants its end: a daemon that is killed between the
+    /// two would take that end for the container's own and start it again.
+    pub(crate) async fn record_by_hand(&mut self) {
+        self.by_hand = true;
+        if self.asked.restart != RestartPolicy::No {
+            self.record_state().await;
         }
     }
 

@@ -39,9 +39,7 @@ impl Task {
         if let Err(error) = self.admit(Request::Kill, asked) {
             return answer(reply, Err(error));
         }
-        let fatal = signal == Signal::KILL || signal == self.asked.stop_signal;
-        self.by_hand |= fatal;
-        let Some(up) = &self.up else {
+        let Some(shim) = self.up.as_ref().map(|up| Arc::clone(&up.shim)) else {
             // Between two runs of its restart policy.
             self.by_hand = true;
             self.restart_at = None;
@@ -50,7 +48,10 @@ impl Task {
             self.record_state().await;
             return answer(reply, Ok(()));
         };
-        let delivery = self.delivery(Arc::clone(&up.shim), signal);
+        if signal == Signal::KILL || signal == self.asked.stop_signal {
+            self.record_by_hand().await;
+        }
+        let delivery = self.delivery(shim, signal);
         self.event("kill", &[("signal", signal.to_string())]);
         let asked = asked.to_owned();
         tokio::spawn(async move {

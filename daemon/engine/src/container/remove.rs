@@ -60,7 +60,7 @@ impl Engine {
 }
 
 impl Task {
-    pub(crate) fn remove(&mut self, asked: &str, options: RemoveOptions, reply: Reply<()>) {
+    pub(crate) async fn remove(&mut self, asked: &str, options: RemoveOptions, reply: Reply<()>) {
         if self.removal.is_some() {
             let error = Error::conflict(format!("removal of container {asked} is already in progress"));
             return answer(reply, Err(error));
@@ -78,7 +78,7 @@ impl Task {
         if let Some(starting) = &self.starting {
             starting.cancel.raise();
         } else if self.up.is_some() {
-            self.kill_for_removal();
+            self.kill_for_removal().await;
         }
     }
 
@@ -89,8 +89,8 @@ impl Task {
         }
     }
 
-    pub(crate) fn kill_for_removal(&mut self) {
-        self.by_hand = true;
+    pub(crate) async fn kill_for_removal(&mut self) {
+        self.record_by_hand().await;
         self.event("kill", &[("signal", Signal::KILL.to_string())]);
         self.send(Signal::KILL);
         if let Some(removal) = &mut self.removal {

@@ -75,8 +75,8 @@ impl Task {
             }
             Ok(true) => {}
         }
-        self.by_hand = true;
         if self.up.is_none() {
+            self.by_hand = true;
             // Between two runs of its restart policy.
             self.restart_at = None;
             self.settle(Status::Exited);
@@ -85,13 +85,15 @@ impl Task {
             self.record_state().await;
             return answer(reply, Ok(()));
         }
+        self.record_by_hand().await;
         self.begin_stop(ask);
         if let Some(stopping) = &mut self.stopping {
             stopping.waiters.push(reply);
         }
     }
 
-    /// Sends the first signal, or shortens the patience of a stop that is under way.
+    /// Sends the first signal, or shortens the patience of a stop that is under way. That it is by hand is not recorded
+    /// here: a restart that a daemon's death cuts short is to end with a container that runs.
     pub(crate) fn begin_stop(&mut self, ask: StopAsk) {
         self.by_hand = true;
         let signal = ask.signal.unwrap_or(self.asked.stop_signal);
