@@ -116,6 +116,7 @@ fn registry_config(settings: &Settings) -> RegistryConfig {
 fn images_config(settings: &Settings) -> ImagesConfig {
     let mut config = ImagesConfig::new(&settings.data_root);
     config.max_concurrent_downloads = settings.max_concurrent_downloads;
+    config.max_concurrent_uploads = settings.max_concurrent_uploads;
     config
 }
 

@@ -14,7 +14,9 @@ use http::{HeaderValue, Method, StatusCode, header};
 use hyper::body::Incoming;
 use tracing::Instrument as _;
 
-use crate::api::{build, containers, distribution, exec, images, networks, plugins, swarm, system, volumes};
+use crate::api::{
+    build, containers, distribution, exec, images, networks, plugins, registry, swarm, system, volumes,
+};
 use crate::app::App;
 use crate::http::{Answer, Call, Response, empty, error};
 
@@ -176,8 +178,8 @@ fn handler(operation: Operation) -> Option<Handler> {
         Operation::ImageDelete => to!(images::image_delete),
         Operation::ImageLoad => to!(images::image_load),
         Operation::ImagePrune => to!(images::image_prune),
+        Operation::ImagePush => to!(registry::image_push),
         Operation::ImageAttestations
-        | Operation::ImagePush
         | Operation::ImageSearch
         | Operation::ImageCommit
         | Operation::ImageGet

@@ -16,6 +16,22 @@ pub enum Progress {
     },
     /// Free text (`load`, `build`).
     Stream(String),
+    /// A tag was pushed: for programs.
+    Pushed {
+        /// The tag.
+        tag: String,
+        /// Of the manifest or index.
+        digest: String,
+        /// Its length.
+        size: u64,
+    },
+    /// An index is not all here: only one of its manifests was pushed. Media type, digest and length of each.
+    PushedInstead {
+        /// What the tag was pulled as.
+        index: (String, String, u64),
+        /// What was pushed.
+        manifest: (String, String, u64),
+    },
 }
 
 impl Progress {

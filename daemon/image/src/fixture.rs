@@ -370,6 +370,7 @@ impl Recorder {
                 Progress::Status { id, status, bytes: None } => Some(format!("{id}: {status}")),
                 Progress::Status { .. } => None,
                 Progress::Stream(text) => Some(text.clone()),
+                Progress::Pushed { .. } | Progress::PushedInstead { .. } => None,
             })
             .collect()
     }

@@ -22,6 +22,7 @@ mod parents;
 mod pins;
 mod publish;
 mod pull;
+mod push;
 mod remove;
 mod repair;
 mod resolve;
@@ -34,6 +35,7 @@ mod unpack;
 mod fixture;
 
 pub use berth_registry::Auth;
+pub use push::PushRequest;
 pub use types::{
     HistoryEntry, Image, ImageUse, ImagesConfig, PullOutcome, PullRequest, RemoveOptions, Removed,
 };
@@ -67,6 +69,8 @@ struct Inner {
     places: Arc<Semaphore>,
     /// How many places there are to be.
     place_count: std::sync::Mutex<usize>,
+    /// Layers sent at once, over all pushes.
+    uploads: Semaphore,
     pins: Arc<Pins>,
     limits: Limits,
 }
@@ -117,6 +121,7 @@ impl Images {
                 fetches,
                 places,
                 place_count: std::sync::Mutex::new(count),
+                uploads: Semaphore::new(config.max_concurrent_uploads.max(1)),
                 pins: Arc::default(),
                 limits,
             }),

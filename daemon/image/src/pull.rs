@@ -26,18 +26,18 @@ const INDEX_DEPTH_MAX: usize = 4;
 
 /// Tells progress until nobody listens.
 #[derive(Clone)]
-struct Teller(Sink);
+pub(crate) struct Teller(pub(crate) Sink);
 
 impl Teller {
-    fn tell(&self, progress: Progress) -> Result<()> {
+    pub(crate) fn tell(&self, progress: Progress) -> Result<()> {
         if (self.0)(progress) { Ok(()) } else { Err(Error::cancelled("the client has gone")) }
     }
 
-    fn status(&self, id: &str, status: impl Into<String>) -> Result<()> {
+    pub(crate) fn status(&self, id: &str, status: impl Into<String>) -> Result<()> {
         self.tell(Progress::status(id, status))
     }
 
-    fn bytes(&self, id: &str, status: &str, done: u64, total: u64) -> Result<()> {
+    pub(crate) fn bytes(&self, id: &str, status: &str, done: u64, total: u64) -> Result<()> {
         self.tell(Progress::Status {
             id: id.into(),
             status: status.into(),

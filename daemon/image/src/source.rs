@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use berth_domain::{Digest, Reference, Result};
+use berth_domain::{Digest, Error, Reference, Result};
 use berth_registry::{Auth, BlobStream, Client, Descriptor, ResolvedManifest};
 use bytes::Bytes;
 
@@ -33,6 +33,11 @@ pub(crate) trait Source: Send + Sync + 'static {
     ) -> Boxed<'a, Result<Box<dyn Chunks>>>;
 
     fn tags<'a>(&'a self, reference: &'a Reference, auth: &'a Auth) -> Boxed<'a, Result<Vec<String>>>;
+
+    /// The client that pushes; only a real registry has one.
+    fn client(&self) -> Result<Client> {
+        Err(Error::not_implemented("this source of images cannot be pushed to"))
+    }
 }
 
 /// Bytes as they arrive; `None` after the last. A dropped call loses none.
@@ -73,6 +78,10 @@ impl Source for Client {
 
     fn tags<'a>(&'a self, reference: &'a Reference, auth: &'a Auth) -> Boxed<'a, Result<Vec<String>>> {
         Box::pin(Self::tags(self, reference, auth))
+    }
+
+    fn client(&self) -> Result<Client> {
+        Ok(self.clone())
     }
 }
 

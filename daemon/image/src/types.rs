@@ -17,6 +17,8 @@ pub struct ImagesConfig {
     pub root: PathBuf,
     /// Layers fetched and unpacked at once, over all pulls and loads (`max-concurrent-downloads`).
     pub max_concurrent_downloads: usize,
+    /// Layers sent at once, over all pushes (`max-concurrent-uploads`).
+    pub max_concurrent_uploads: usize,
     /// What one layer may ask of the disk.
     pub limits: Limits,
 }
@@ -25,7 +27,12 @@ impl ImagesConfig {
     /// The defaults on this data root.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), max_concurrent_downloads: 3, limits: Limits::default() }
+        Self {
+            root: root.into(),
+            max_concurrent_downloads: 3,
+            max_concurrent_uploads: 5,
+            limits: Limits::default(),
+        }
     }
 }
 

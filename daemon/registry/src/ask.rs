@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Deserialize;
 
@@ -24,6 +23,7 @@ use crate::challenge::{Challenge, challenges};
 use crate::config::Retries;
 use crate::endpoint::Endpoint;
 use crate::failure::{Again, Failure, Kind};
+use crate::outgoing::{self, Outgoing, Payload};
 use crate::policy::Policy;
 use crate::token::{self, Grant, Key, MAX_TOKEN_BYTES, Tokens};
 use crate::transport::Transport;
@@ -48,6 +48,13 @@ pub(crate) struct Question<'a> {
     /// The token scope this needs; empty for none.
     pub(crate) scope: String,
     pub(crate) auth: &'a Auth,
+    pub(crate) body: Option<Outgoing>,
+}
+
+impl Question<'_> {
+    fn writes(&self) -> bool {
+        self.scope.split(' ').any(|scope| scope.ends_with("push"))
+    }
 }
 
 /// A successful answer, and who gave it after redirects.
@@ -123,6 +130,27 @@ impl Asker {
     /// Asks once, showing credentials when the registry wants them.
     pub(crate) async fn ask(&self, endpoint: &Endpoint, question: &Question<'_>) -> Result<Answer, Failure> {
         self.reach(endpoint, question, true).await
+    }
+
+    /// Asks where an earlier answer said to go on. Credentials go along only if that is the same server.
+    pub(crate) async fn ask_at(
+        &self,
+        url: &Url,
+        from: &Url,
+        question: &Question<'_>,
+    ) -> Result<Answer, Failure> {
+        let insecure = self.policy.is_insecure_resolved(&url.host).await;
+        if url.same_origin(from) {
+            return self.authenticated(url.clone(), insecure, question).await;
+        }
+        if url.scheme == Scheme::Http && !insecure {
+            return Err(Failure::broken(format!(
+                "registry {} sends us on to {} by plain HTTP, which is not listed as insecure: refused",
+                from.host, url.host
+            )));
+        }
+        let answer = self.follow(url, insecure, question, None).await.map_err(Failure::elsewhere)?;
+        if answer.response.status().is_success() { Ok(answer) } else { Err(self.failure(answer).await) }
     }
 
     /// An insecure registry is tried by HTTPS first, then by HTTP.
@@ -225,8 +253,15 @@ impl Asker {
             if !auth.registry_token.is_empty() {
                 return Ok((token::bearer(&auth.registry_token)?, basic_life));
             }
-            let scope = scope.as_deref().unwrap_or(&question.scope);
-            let grant = self.grant(url, realm, service.as_deref(), scope, auth, false).await?;
+            // A challenge names what this one request needs. Writing takes several that share a token.
+            let scope = match scope.as_deref() {
+                Some(asked) if !question.writes() => asked.to_owned(),
+                Some(asked) if !question.scope.split(' ').any(|own| own == asked) => {
+                    format!("{} {asked}", question.scope)
+                }
+                _ => question.scope.clone(),
+            };
+            let grant = self.grant(url, realm, service.as_deref(), &scope, auth, false).await?;
             return grant.header(&url.host.to_string());
         }
         if offered.contains(&Challenge::Basic) {
@@ -274,6 +309,7 @@ impl Asker {
                 from: 0,
                 scope: String::new(),
                 auth,
+                body: None,
             };
             self.follow(&realm, insecure, &question, authorization.as_ref())
                 .await
@@ -291,13 +327,13 @@ impl Asker {
                 form.push('=');
                 form_encode(value, &mut form);
             }
-            let mut request = Request::new(Full::new(Bytes::from(form)));
+            let mut request = Request::new(outgoing::whole(Bytes::from(form)));
             *request.method_mut() = Method::POST;
             let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
             request.headers_mut().insert(header::CONTENT_TYPE, form_type);
             request.headers_mut().insert(header::USER_AGENT, self.user_agent.clone());
             let response =
-                self.transport.send(&realm, insecure, request).await.map_err(Failure::elsewhere)?;
+                self.transport.send(&realm, insecure, request, None).await.map_err(Failure::elsewhere)?;
             Answer { response, url: realm }
         };
         if !answer.response.status().is_success() {
@@ -353,7 +389,7 @@ impl Asker {
             let request = self.request(question, authorization);
             let response = self
                 .transport
-                .send(&url, insecure, request)
+                .send(&url, insecure, request, question.body.as_ref().map(|body| &*body.taken))
                 .await
                 .map_err(|failure| if url == *start { failure } else { failure.elsewhere() })?;
             tracing::debug!(method = %question.method, registry = %url.host, status = response.status().as_u16(), "asked");
@@ -387,8 +423,9 @@ impl Asker {
         Err(Failure::broken(format!("registry {} redirects more than {MAX_REDIRECTS} times", start.host)))
     }
 
-    fn request(&self, question: &Question<'_>, authorization: Option<&HeaderValue>) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(Bytes::new()));
+    fn request(&self, question: &Question<'_>, authorization: Option<&HeaderValue>) -> Request<Payload> {
+        let body = question.body.as_ref();
+        let mut request = Request::new(body.map_or_else(outgoing::nothing, Outgoing::payload));
         *request.method_mut() = question.method.clone();
         let headers = request.headers_mut();
         headers.insert(header::USER_AGENT, self.user_agent.clone());
@@ -400,6 +437,15 @@ impl Asker {
         if question.from > 0 {
             if let Ok(range) = HeaderValue::from_str(&format!("bytes={}-", question.from)) {
                 headers.insert(header::RANGE, range);
+            }
+        }
+        if let Some(body) = body {
+            if let Ok(kind) = HeaderValue::from_str(&body.content_type) {
+                headers.insert(header::CONTENT_TYPE, kind);
+            }
+            let range = body.range.and_then(|(from, to)| HeaderValue::from_str(&format!("{from}-{to}")).ok());
+            if let Some(range) = range {
+                headers.insert(header::CONTENT_RANGE, range);
             }
         }
         if let Some(authorization) = authorization {

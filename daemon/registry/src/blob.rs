@@ -174,6 +174,7 @@ impl BlobStream {
                 from: self.offset,
                 scope: scope(&self.reference),
                 auth: if endpoint.mirror { &anonymous } else { &self.auth },
+                body: None,
             };
             let opened = self
                 .asker

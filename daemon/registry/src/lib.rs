@@ -8,6 +8,7 @@
 //!
 //! - [`Client::head`] asks what a tag points at; [`Client::resolve`] and [`Client::manifest`] fetch manifests.
 //! - [`Client::blob`] streams a blob and resumes by `Range` on its own when the connection breaks.
+//! - [`Client::upload`] and [`Client::put_manifest`] push, mounting and resuming where that spares sending.
 //! - Images of docker.io are asked of the mirrors first, which never see credentials.
 #![forbid(unsafe_code)]
 
@@ -20,11 +21,13 @@ mod endpoint;
 mod failure;
 mod login;
 mod manifest;
+mod outgoing;
 mod policy;
 mod tags;
 mod tls;
 mod token;
 mod transport;
+mod upload;
 mod url;
 
 use std::fmt;
@@ -38,6 +41,8 @@ pub use auth::Auth;
 pub use blob::BlobStream;
 pub use config::{DOCKER_HUB, RegistryConfig, Retries, Timeouts};
 pub use manifest::{Descriptor, MAX_MANIFEST_BYTES, ResolvedManifest, media_type};
+pub use outgoing::{Opener, Told};
+pub use upload::{Upload, Uploaded};
 
 use ask::Asker;
 use endpoint::{Endpoint, Endpoints};

@@ -36,6 +36,7 @@ async fn attempt(asker: &Asker, endpoint: &Endpoint, auth: &Auth) -> Result<Opti
         from: 0,
         scope: String::new(),
         auth,
+        body: None,
     };
     let (status, url, offered) =
         asker.persistently(endpoint, || asker.challenged(endpoint, &question)).await?;

@@ -35,7 +35,7 @@ pub mod media_type {
     }
 
     pub(super) const ALL: [&str; 4] = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST];
-    pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
+    pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
         application/vnd.docker.distribution.manifest.list.v2+json, \
         application/vnd.oci.image.manifest.v1+json, \
         application/vnd.docker.distribution.manifest.v2+json";
@@ -77,6 +77,7 @@ fn question<'a>(reference: &Reference, method: Method, auth: &'a Auth) -> Questi
         from: 0,
         scope: scope(reference),
         auth,
+        body: None,
     }
 }
 

@@ -39,6 +39,7 @@ pub(crate) async fn list(
             from: 0,
             scope: scope(reference),
             auth,
+            body: None,
         };
         let answer = asker.ask(endpoint, &question).await?;
         let next = next_page(answer.response.headers(), &answer.url, &first);

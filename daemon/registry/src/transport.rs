@@ -6,13 +6,14 @@ use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, Uri};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -25,6 +26,7 @@ use tower_service::Service;
 
 use crate::config::Timeouts;
 use crate::failure::{Failure, Kind, is_bad_certificate, root_cause};
+use crate::outgoing::Payload;
 use crate::tls::{self, HostCerts};
 use crate::url::{Scheme, Url};
 
@@ -38,8 +40,8 @@ const MAX_ERROR_BYTES: usize = 64 * 1024;
 
 #[derive(Clone)]
 enum Http {
-    Plain(Client<Bounded<Tcp>, Full<Bytes>>),
-    Tls(Client<Bounded<HttpsConnector<Tcp>>, Full<Bytes>>),
+    Plain(Client<Bounded<Tcp>, Payload>),
+    Tls(Client<Bounded<HttpsConnector<Tcp>>, Payload>),
 }
 
 /// What makes one TLS configuration different from another.
@@ -109,12 +111,13 @@ impl Transport {
         Ok(client)
     }
 
-    /// Sends a request to `url` and waits for the answer's head.
+    /// Sends a request to `url` and waits for the answer's head. While `taken` grows, the body is still going out.
     pub(crate) async fn send(
         &self,
         url: &Url,
         insecure: bool,
-        mut request: Request<Full<Bytes>>,
+        mut request: Request<Payload>,
+        taken: Option<&AtomicU64>,
     ) -> Result<Response<Incoming>, Failure> {
         *request.uri_mut() = url.to_uri()?;
         let client = self.client(url, insecure)?;
@@ -125,7 +128,17 @@ impl Transport {
             }
         };
         let patience = self.timeouts.connect.saturating_add(self.timeouts.idle);
-        match tokio::time::timeout(patience, answer).await {
+        let mut answer = std::pin::pin!(answer);
+        let mut before = 0;
+        let outcome = loop {
+            let outcome = tokio::time::timeout(patience, &mut answer).await;
+            let now = taken.map_or(0, |taken| taken.load(Ordering::Relaxed));
+            if outcome.is_ok() || now == before {
+                break outcome;
+            }
+            before = now;
+        };
+        match outcome {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.is_connect() => {
                 let message = format!("registry {} is not reachable: {}", url.host, root_cause(&error));

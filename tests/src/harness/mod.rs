@@ -12,6 +12,7 @@ mod http;
 mod leaks;
 mod netns;
 mod pty;
+mod registry;
 mod wait;
 
 pub use bed::{Bed, Options};
@@ -19,4 +20,5 @@ pub use cli::{Cli, Output};
 pub use http::Response;
 pub use netns::NetNs;
 pub use pty::Pty;
+pub use registry::Registry;
 pub use wait::until;

@@ -13,6 +13,7 @@ mod limits;
 mod logs;
 mod network;
 mod posture;
+mod registry;
 mod runtimes;
 mod walk;
 

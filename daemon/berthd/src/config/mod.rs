@@ -55,7 +55,7 @@ pub(crate) fn load(flags: &Given, file: Option<&Path>) -> Result<Loaded> {
         Err(file::Trouble::Bad(e)) => return Err(wrap(e)),
     };
     let merged = Given::merge(flags, &from_file).map_err(wrap)?;
-    let settings = Settings::from_given(&merged, &mut notes)?;
+    let settings = Settings::from_given(&merged)?;
     Ok(Loaded { settings, notes })
 }
 

@@ -117,6 +117,7 @@ pub(crate) struct Settings {
     pub(crate) registry_mirrors: Vec<String>,
     pub(crate) insecure_registries: Vec<String>,
     pub(crate) max_concurrent_downloads: usize,
+    pub(crate) max_concurrent_uploads: usize,
     pub(crate) max_download_attempts: u32,
     pub(crate) bip: Option<Ipv4Net>,
     pub(crate) fixed_cidr: Option<Ipv4Net>,
@@ -221,7 +222,7 @@ impl Settings {
     /// # Errors
     ///
     /// The first value that cannot be, with its key.
-    pub(crate) fn from_given(given: &Given, notes: &mut Vec<String>) -> Result<Self> {
+    pub(crate) fn from_given(given: &Given) -> Result<Self> {
         let hosts = match given.hosts.as_deref() {
             None | Some([]) => vec![Host::Unix(PathBuf::from(DEFAULT_SOCKET))],
             Some(hosts) => hosts.iter().map(|h| h.parse()).collect::<Result<_>>()?,
@@ -283,9 +284,6 @@ impl Settings {
                 &format!("from {} to {} expected", ApiVersion::OLDEST, ApiVersion::NEWEST),
             ));
         }
-        if given.max_concurrent_uploads.is_some() {
-            notes.push("max-concurrent-uploads has no effect yet".to_owned());
-        }
         Ok(Self {
             hosts,
             data_root: absolute("data-root", given.data_root.as_ref(), "/var/lib/berth")?,
@@ -305,6 +303,7 @@ impl Settings {
                 6,
                 1,
             )?,
+            max_concurrent_uploads: at_least("max-concurrent-uploads", given.max_concurrent_uploads, 5, 1)?,
             max_download_attempts: at_least("max-download-attempts", given.max_download_attempts, 5, 1)?,
             bip: parsed("bip", given.bip.as_ref(), cidr)?,
             fixed_cidr: parsed("fixed-cidr", given.fixed_cidr.as_ref(), cidr)?,

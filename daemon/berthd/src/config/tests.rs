@@ -14,7 +14,7 @@ fn file(text: &str) -> Result<Given> {
 }
 
 fn settings(args: &[&str], text: &str) -> Result<Settings> {
-    Settings::from_given(&Given::merge(&flags(args), &file(text)?)?, &mut Vec::new())
+    Settings::from_given(&Given::merge(&flags(args), &file(text)?)?)
 }
 
 fn refused(args: &[&str], text: &str, part: &str) {

@@ -108,6 +108,22 @@ fn respond(body: Body) -> Response {
 fn line(progress: Progress) -> Bytes {
     let line = match progress {
         Progress::Stream(text) => ProgressLine { stream: Some(text), ..ProgressLine::default() },
+        Progress::Pushed { tag, digest, size } => ProgressLine {
+            progress_detail: Some(ProgressDetail::default()),
+            aux: Some(serde_json::json!({ "Tag": tag, "Digest": digest, "Size": size })),
+            ..ProgressLine::default()
+        },
+        Progress::PushedInstead { index, manifest } => {
+            let descriptor = |(media_type, digest, size): (String, String, u64)| {
+                serde_json::json!({ "mediaType": media_type, "digest": digest, "size": size })
+            };
+            let aux = serde_json::json!({
+                "manifestPushedInsteadOfIndex": true,
+                "originalIndex": descriptor(index),
+                "selectedManifest": descriptor(manifest),
+            });
+            ProgressLine { aux: Some(aux), ..ProgressLine::default() }
+        }
         Progress::Status { id, status, bytes } => {
             let detail = bytes.map(|(current, total)| ProgressDetail {
                 current: Some(i64::try_from(current).unwrap_or(i64::MAX)),
@@ -127,7 +143,9 @@ fn line(progress: Progress) -> Bytes {
                     | "Downloading"
                     | "Layer already exists"
                     | "Pushed"
-            );
+                    | "Preparing"
+                    | "Pushing"
+            ) || status.starts_with("Mounted from ");
             ProgressLine {
                 progress_detail: detail.or_else(|| layer.then(ProgressDetail::default)),
                 status: Some(status),

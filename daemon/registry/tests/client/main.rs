@@ -9,3 +9,4 @@ mod mirrors;
 mod patience;
 mod support;
 mod tls;
+mod uploads;

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Images on their way out: pushed to registries that tests may write to.
+
+use std::process::Command;
+
+use berth_tests::fixtures;
+use berth_tests::harness::{Bed, Output, Registry};
+
+/// `u` with the password `secret`, as htpasswd's bcrypt has it.
+const USERS: &str = "u:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+
+fn field(bed: &Bed, image: &str, format: &str) -> String {
+    bed.docker(&["image", "inspect", "-f", format, image]).ok()
+}
+
+/// The digest in `1: digest: sha256:... size: 123`.
+fn digest(output: &str) -> String {
+    let line =
+        output.lines().find(|l| l.contains(": digest: ")).unwrap_or_else(|| panic!("no digest: {output}"));
+    line.split(' ').nth(2).expect("a digest").to_owned()
+}
+
+#[test]
+fn push_and_pull_back() {
+    let bed = Bed::start();
+    let store = bed.path().join("store");
+    let registry = Registry::start(&bed, 5001, &store, None);
+    // The layers of flask are large enough to go as a stream, those of twelve go side by side.
+    for name in ["redis", "flask", "twelve"] {
+        let pulled = bed.docker(&["pull", name]).ok();
+        let source = pulled.lines().find_map(|l| l.strip_prefix("Digest: ")).unwrap().to_owned();
+        let id = field(&bed, name, "{{.Id}}");
+        let there = format!("{}/my/{name}:1", registry.host);
+        bed.docker(&["tag", name, &there]).ok();
+        let pushed = bed.docker(&["push", &there]).ok();
+        assert!(
+            pushed.contains(&format!("The push refers to repository [{}/my/{name}]", registry.host)),
+            "{pushed}"
+        );
+        assert!(pushed.contains(": Pushed") || name != "redis", "{pushed}");
+        assert_eq!(digest(&pushed), source, "byte for byte what was pulled");
+        let digests = field(&bed, name, "{{json .RepoDigests}}");
+        assert!(digests.contains(&format!("{}/my/{name}@{source}", registry.host)), "{digests}");
+
+        bed.docker(&["rmi", "-f", &id]).ok();
+        let back = bed.docker(&["pull", &there]).ok();
+        assert!(back.contains(&format!("Digest: {source}")), "{back}");
+        assert_eq!(field(&bed, &there, "{{.Id}}"), id);
+    }
+    let there = format!("{}/my/flask:1", registry.host);
+    assert_eq!(bed.docker(&["run", "--rm", &there, "echo", "ok"]).ok(), "ok");
+    let again = bed.docker(&["push", &there]).ok();
+    assert!(again.contains("Layer already exists") && !again.contains("Pushed"), "{again}");
+    let neighbour = format!("{}/your/flask:1", registry.host);
+    bed.docker(&["tag", &there, &neighbour]).ok();
+    let mounted = bed.docker(&["push", &neighbour]).ok();
+    assert!(mounted.contains("Mounted from my/flask") && !mounted.contains("Pushed"), "{mounted}");
+    drop(registry);
+    bed.finish();
+}
+
+#[test]
+fn the_lines_of_a_push() {
+    let bed = Bed::start();
+    let registry = Registry::start(&bed, 5001, &bed.path().join("store"), None);
+    bed.docker(&["pull", "redis"]).ok();
+    let there = format!("{}/a/redis", registry.host);
+    for tag in ["1", "2"] {
+        bed.docker(&["tag", "redis", &format!("{there}:{tag}")]).ok();
+    }
+    let push = |name: &str, query: &str| {
+        let path = format!("/images/{name}/push{query}");
+        let response = bed.api_with("POST", &path, &[("X-Registry-Auth", "e30=")], b"");
+        assert_eq!(response.status, 200, "{}", response.text());
+        let text = response.text();
+        text.split_terminator("\r\n").map(str::to_owned).collect::<Vec<_>>()
+    };
+    push(&there, "?tag=1");
+    let lines = push(&there, "?tag=1");
+    assert_eq!(lines[0], format!("{{\"status\":\"The push refers to repository [{there}]\"}}"));
+    let layer = lines.iter().find(|l| l.contains("Layer already exists")).expect("a layer that is there");
+    assert!(
+        layer.starts_with("{\"status\":\"Layer already exists\",\"progressDetail\":{},\"id\":\""),
+        "{layer}"
+    );
+    if bed.is_ours() {
+        let last: serde_json::Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+        let digest = last["aux"]["Digest"].as_str().expect("the result");
+        let said = format!("{{\"status\":\"1: digest: {digest} size: {}\"}}", last["aux"]["Size"]);
+        assert_eq!(lines[lines.len() - 2], said);
+        let all = push(&there, "");
+        assert_eq!(all.iter().filter(|l| l.contains(": digest: ")).count(), 2, "every tag: {all:?}");
+    }
+    let missing = push(&format!("{}/nosuch", registry.host), "?tag=1");
+    let words = format!("tag does not exist: {}/nosuch:1", registry.host);
+    assert_eq!(
+        missing.last().unwrap(),
+        &format!("{{\"errorDetail\":{{\"message\":\"{words}\"}},\"error\":\"{words}\"}}")
+    );
+    drop(registry);
+    bed.finish();
+}
+
+#[test]
+fn an_index_goes_whole_or_not_at_all() {
+    let bed = Bed::start();
+    if !bed.is_ours() {
+        return;
+    }
+    let store = bed.path().join("store");
+    let source = fixtures::ensure().join("registry");
+    Output::of(Command::new("cp").arg("-a").arg(source).arg(&store)).ok();
+    let registry = Registry::start(&bed, 5001, &store, None);
+    let there = format!("{}/library/busybox", registry.host);
+    let pulled = bed.docker(&["pull", &there]).ok();
+    let index = pulled.lines().find_map(|l| l.strip_prefix("Digest: ")).unwrap().to_owned();
+    // The other platforms are in this repository already.
+    bed.docker(&["tag", &there, &format!("{there}:again")]).ok();
+    assert_eq!(digest(&bed.docker(&["push", &format!("{there}:again")]).ok()), index);
+    // Elsewhere they are not, and one manifest goes.
+    let other = format!("{}/other/busybox:1", registry.host);
+    bed.docker(&["tag", &there, &other]).ok();
+    let pushed = bed.docker(&["push", &other]);
+    let (stdout, stderr) = (pushed.stdout.clone(), pushed.stderr.clone());
+    pushed.ok();
+    assert_ne!(digest(&stdout), index);
+    assert!(
+        format!("{stdout}{stderr}").contains("only the available single-platform image was pushed"),
+        "{stdout}{stderr}"
+    );
+    drop(registry);
+    bed.finish();
+}
+
+#[test]
+fn login_with_a_password() {
+    let bed = Bed::start();
+    let registry = Registry::start(&bed, 5001, &bed.path().join("store"), Some(USERS));
+    let host = registry.host.clone();
+    bed.docker(&["pull", "redis"]).ok();
+    let there = format!("{host}/a/redis:1");
+    bed.docker(&["tag", "redis", &there]).ok();
+    let refused = bed.docker(&["push", &there]).fails(1);
+    assert!(refused.contains("no basic auth credentials") || refused.contains("authorization"), "{refused}");
+
+    let login = |password: &str| {
+        let body =
+            serde_json::json!({"username": "u", "password": password, "serveraddress": host}).to_string();
+        bed.api("POST", "/auth", &body)
+    };
+    let wrong = login("wrong");
+    assert_eq!(wrong.status, 401, "{}", wrong.text());
+    assert!(wrong.message().contains("unauthorized"), "{}", wrong.text());
+    let right = login("secret");
+    assert_eq!(right.status, 200, "{}", right.text());
+    assert_eq!(right.json()["Status"], "Login Succeeded");
+    assert_eq!(right.json()["IdentityToken"], "");
+
+    assert!(bed.docker(&["login", "-u", "u", "-p", "wrong", &host]).fails(1).contains("unauthorized"));
+    assert!(bed.docker(&["login", "-u", "u", "-p", "secret", &host]).ok().contains("Login Succeeded"));
+    bed.docker(&["push", &there]).ok();
+    bed.docker(&["rmi", &there]).ok();
+    bed.docker(&["pull", &there]).ok();
+    drop(registry);
+    bed.finish();
+}
