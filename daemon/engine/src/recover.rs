@@ -251,7 +251,13 @@ impl Engine {
 
     /// Makes the container's task; it is not yet running.
     async fn revive(self: &Arc<Self>, recorded: Recorded, fate: Fate) -> Task {
-        let Recorded { mut now, asked, state } = recorded;
+        let Recorded { mut now, asked, mut state } = recorded;
+        if state.status == STARTING && !matches!(fate, Fate::Idle) {
+            // The record is still the last run's, but this one began: what is said of how that ended is not of this one.
+            state.by_hand = false;
+            now.state.oom_killed = false;
+            now.state.error.clear();
+        }
         let guard = self.index.reserve(&now.name, &now.id).or_else(|error| {
             tracing::error!(container = %now.id, error = error.chain(), "a container's name is taken; it goes by its id");
             now.name = now.id.short().to_owned();
@@ -280,7 +286,10 @@ impl Engine {
                 for (exec, code) in &running.execs {
                     self.exec_found(&id, exec, *code);
                 }
-                task.take_back(shim, &running, state);
+                task.take_back(shim, &running, &state);
+                if task.up.is_some() && task.state_record() != state {
+                    task.record_state().await;
+                }
             }
             Fate::Ended(exit) => {
                 let state = &mut task.now.state;
@@ -352,7 +361,7 @@ impl Engine {
 
 impl Task {
     /// It runs, and has been running while no daemon looked.
-    fn take_back(&mut self, shim: Arc<dyn Shim>, running: &ShimState, state: StateRecord) {
+    fn take_back(&mut self, shim: Arc<dyn Shim>, running: &ShimState, state: &StateRecord) {
         let Some(events) = shim.events() else {
             tracing::error!(container = %self.now.id, "a shim's events are not to be had");
             return;
@@ -368,7 +377,8 @@ impl Task {
         self.now.state.pid = running.init.unwrap_or(0);
         self.now.state.exit_code = 0;
         self.now.state.error.clear();
-        self.now.sandbox = state.network.filter(|record| !record.sandbox_id.is_empty()).map(Arc::new);
+        let network = state.network.as_ref().filter(|record| !record.sandbox_id.is_empty());
+        self.now.sandbox = network.cloned().map(Arc::new);
         self.begin_probing();
         self.publish();
     }

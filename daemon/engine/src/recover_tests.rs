@@ -19,7 +19,9 @@ fn read_state(f: &Fixture, id: &ContainerId) -> StateRecord {
 }
 
 /// Makes the record what a daemon that was killed at another moment had left.
-fn write_state(f: &Fixture, id: &ContainerId, change: impl FnOnce(&mut StateRecord)) {
+async fn write_state(f: &Fixture, id: &ContainerId, change: impl FnOnce(&mut StateRecord)) {
+    // A start is recorded behind its answer; whatever is answered after that comes behind the record.
+    f.engine.container_kill(id.as_str(), "SIGCONT").await.unwrap();
     let mut state = read_state(f, id);
     change(&mut state);
     record::write(&f.root.path().join("data/containers").join(id.as_str()).join(STATE_FILE), &state).unwrap();
@@ -202,7 +204,7 @@ async fn one_that_removes_itself_and_never_ran_goes() {
     let plain = f.create("plain", json!({})).await;
     f.engine.container_start("interrupted", None).await.unwrap();
     f.engine.container_start("runs", None).await.unwrap();
-    write_state(&f, &interrupted, |state| state.status = STARTING.into());
+    write_state(&f, &interrupted, |state| state.status = STARTING.into()).await;
     let left = [
         (interrupted.clone(), Left::Alive { launched: false }),
         (runs.clone(), Left::Alive { launched: true }),
@@ -217,4 +219,34 @@ async fn one_that_removes_itself_and_never_ran_goes() {
     }
     assert_eq!(status(&f, runs.as_str()).0, Status::Running);
     assert_eq!(status(&f, plain.as_str()).0, Status::Created);
+}
+
+#[tokio::test]
+async fn a_start_that_nobody_recorded_is_not_ended_by_hand() {
+    let f = Fixture::new().await;
+    let mut left = Vec::new();
+    for name in ["runs", "ended", "stopped"] {
+        let id = f.create(name, json!({"HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}}})).await;
+        f.engine.container_start(name, None).await.unwrap();
+        // Of the run before; the daemon was killed between the next launch and its record, or in a stop.
+        write_state(&f, &id, |state| {
+            state.by_hand = true;
+            state.oom_killed = true;
+            state.status = if name == "stopped" { "running" } else { STARTING }.into();
+        })
+        .await;
+        left.push((id, if name == "runs" { Left::Alive { launched: true } } else { Left::Ended(1) }));
+    }
+    let runs = left[0].0.clone();
+    let f = f.restart(left).await;
+    let now = f.engine.container_inspect("runs").unwrap();
+    assert_eq!((now.state.status, now.state.oom_killed), (Status::Running, false));
+    let state = read_state(&f, &runs);
+    assert_eq!((&*state.status, state.by_hand, state.oom_killed), ("running", false, false));
+    f.until("ended", |now| now.state.status == Status::Running).await;
+    assert_eq!(status(&f, "stopped").0, Status::Exited);
+
+    // Its policy is in force again.
+    f.shims.shims.lock().unwrap()[0].exit(1);
+    f.until("runs", |now| now.state.restart_count == 1).await;
 }
