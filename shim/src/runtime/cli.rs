@@ -122,8 +122,23 @@ impl Job {
             let late = if Instant::now() >= self.deadline { ", as it took too long" } else { "" };
             format!("the runtime's {} ended with {status}{late}", self.verb)
         });
-        Err(Failure { kind: kind_of(&message), message })
+        let kind = kind_of(&message);
+        Err(Failure { kind, message: in_known_words(kind, message) })
     }
+}
+
+/// Clients derive their exit codes from runc's wording (`docker run`: 127 and 126), so that another runtime's gets it
+/// in front.
+fn in_known_words(kind: FailureKind, message: String) -> String {
+    let (known, words): (&[&str], _) = match kind {
+        FailureKind::CommandNotFound => (
+            &["executable file not found", "no such file or directory"],
+            "executable file not found in $PATH",
+        ),
+        FailureKind::CommandNotExecutable => (&["permission denied"], "permission denied"),
+        _ => return message,
+    };
+    if known.iter().any(|k| message.contains(k)) { message } else { format!("exec: {words}: {message}") }
 }
 
 /// Removes a file that may not be there.
@@ -161,6 +176,19 @@ fn kind_of(message: &str) -> FailureKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_find_the_words_that_they_look_for() {
+        let said = |message: &str| in_known_words(kind_of(message), message.to_owned());
+        let crun = said("executable file `x` not found in $PATH: No such file or directory");
+        assert!(crun.starts_with("exec: executable file not found in $PATH: "), "{crun}");
+        assert_eq!(
+            said("exec: \"x\": executable file not found in $PATH"),
+            "exec: \"x\": executable file not found in $PATH"
+        );
+        assert!(said("open executable: Permission denied").starts_with("exec: permission denied: "));
+        assert_eq!(said("mount `proc`: Invalid argument"), "mount `proc`: Invalid argument");
+    }
 
     #[test]
     fn failures_by_their_words() {

@@ -12,6 +12,7 @@ mod images;
 mod limits;
 mod logs;
 mod network;
+mod networks;
 mod posture;
 mod registry;
 mod runtimes;

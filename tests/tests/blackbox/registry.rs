@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Images on their way out: pushed to registries that tests may write to.
+//! Images on their way out: pushed to registries that tests may write to, saved and loaded back.
 
 use std::process::Command;
 
@@ -162,5 +162,60 @@ fn login_with_a_password() {
     bed.docker(&["rmi", &there]).ok();
     bed.docker(&["pull", &there]).ok();
     drop(registry);
+    bed.finish();
+}
+
+/// Image id, layers and manifest: what must not change on the way through an archive.
+fn identity(bed: &Bed, image: &str) -> String {
+    field(bed, image, "{{.Id}} {{.RootFS.Layers}} {{.Descriptor}}")
+}
+
+#[test]
+fn save_and_load_back() {
+    let bed = Bed::start();
+    let names = ["redis:latest", "busybox:latest", "twelve:latest"];
+    for name in names {
+        bed.docker(&["pull", name]).ok();
+    }
+    bed.docker(&["tag", "redis", "another/name:2"]).ok();
+    let before: Vec<String> = names.iter().map(|name| identity(&bed, name)).collect();
+    let file = bed.path().join("saved.tar");
+    let path = file.to_str().unwrap();
+    bed.docker(&["save", "-o", path, "redis", "another/name:2", "busybox:latest", "twelve"]).ok();
+    let list = Output::of(Command::new("tar").args(["-tf", path])).ok();
+    for part in ["oci-layout", "index.json", "manifest.json"] {
+        assert!(list.lines().any(|l| l == part), "{part} is missing: {list}");
+    }
+    // Every blob is what its name says.
+    let unpacked = bed.path().join("saved");
+    std::fs::create_dir(&unpacked).unwrap();
+    Output::of(Command::new("tar").args(["-xf", path, "-C"]).arg(&unpacked)).ok();
+    let sums = "cd blobs/sha256 && for b in *; do echo \"$b  $b\"; done | sha256sum -c --quiet";
+    Output::of(Command::new("sh").args(["-c", sums]).current_dir(&unpacked)).ok();
+
+    for name in names {
+        bed.docker(&["rmi", "-f", name]).ok();
+    }
+    bed.docker(&["rmi", "-f", "another/name:2"]).ok();
+    let loaded = bed.docker(&["load", "-i", path]).ok();
+    for name in names.iter().chain(&["another/name:2"]) {
+        assert!(loaded.contains(&format!("Loaded image: {name}")), "{name}: {loaded}");
+    }
+    if bed.is_ours() {
+        let after: Vec<String> = names.iter().map(|name| identity(&bed, name)).collect();
+        assert_eq!(before, after);
+    }
+    assert_eq!(bed.docker(&["run", "--rm", "another/name:2", "echo", "ok"]).ok(), "ok");
+
+    // By its id: no name goes along.
+    let id = field(&bed, "twelve", "{{.Id}}");
+    let one = bed.api("GET", &format!("/images/{id}/get"), "");
+    assert_eq!((one.status, one.header("Content-Type")), (200, Some("application/x-tar")));
+    bed.docker(&["rmi", "-f", "twelve"]).ok();
+    let anonymous = bed.path().join("anonymous.tar");
+    std::fs::write(&anonymous, &one.body).unwrap();
+    let loaded = bed.docker(&["load", "-i", anonymous.to_str().unwrap()]).ok();
+    assert!(loaded.contains("Loaded image ID: sha256:"), "{loaded}");
+    assert_eq!(bed.api("GET", "/images/get?names=nosuch", "").status, 404);
     bed.finish();
 }

@@ -11,7 +11,8 @@ fn in_place_of_the_launcher(program: &str) {
     }
     bed.docker(&["pull", "busybox"]).ok();
     let run = |bed: &Bed, args: &[&str]| {
-        let mut all = vec!["run", "--rm", "--runtime", "other"];
+        // crun 1.8 cannot write "no limit" on cgroup v1.
+        let mut all = vec!["run", "--rm", "--runtime", "other", "--pids-limit", "1000"];
         all.extend(args);
         bed.docker(&all)
     };
@@ -28,6 +29,8 @@ fn in_place_of_the_launcher(program: &str) {
         "long",
         "--runtime",
         "other",
+        "--pids-limit",
+        "1000",
         "-p",
         "8080:80",
         "busybox",
