@@ -94,13 +94,26 @@ fn a_hangup_reloads_what_can_be() {
     assert_eq!(info()["Labels"], serde_json::json!(["a=1"]));
     assert_eq!(info()["Debug"], false);
 
-    std::fs::write(&file, r#"{"labels":["a=2"],"debug":true,"registry-mirrors":["http://127.0.0.1:1"]}"#)
-        .unwrap();
+    std::fs::write(
+        &file,
+        r#"{"labels":["a=2"],"debug":true,"registry-mirrors":["http://127.0.0.1:1"],"max-download-attempts":2}"#,
+    )
+    .unwrap();
     daemon.signal("HUP");
     home.told("READY=1", &daemon);
     assert_eq!(info()["Labels"], serde_json::json!(["a=2"]));
     assert_eq!(info()["Debug"], true);
     assert!(daemon.log().contains("configuration reloaded"), "{}", daemon.log());
+
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let until = format!("{}.{:09}", now.as_secs(), now.subsec_nanos());
+    let events =
+        daemon.get(&format!("/events?since=0&until={until}&filters=%7B%22type%22%3A%5B%22daemon%22%5D%7D"));
+    let event: serde_json::Value = serde_json::from_slice(events.body.as_bytes()).expect("one event");
+    assert_eq!((&event["Type"], &event["Action"]), (&"daemon".into(), &"reload".into()), "{event}");
+    assert_eq!(event["Actor"]["ID"], info()["ID"]);
+    assert_eq!(event["Actor"]["Attributes"]["labels"], "[\"a=2\"]");
+    assert_eq!(event["Actor"]["Attributes"]["max-download-attempts"], "2");
 
     // A mistake changes nothing.
     std::fs::write(&file, r#"{"labels":["a=3"],"nope":1}"#).unwrap();
