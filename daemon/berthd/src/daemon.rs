@@ -10,17 +10,18 @@
 //!
 //! Containers know nothing of all this: their shims run on.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use berth_domain::{Error, Result};
+use berth_domain::{Error, EventKind, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use crate::app::App;
-use crate::config::{self, Given, Loaded, Settings};
+use crate::config::{self, Given, Loaded, LogLevel, Settings};
 use crate::http::serve;
 use crate::listen::Listener;
 use crate::logging::Level;
@@ -125,7 +126,11 @@ impl Ends {
     }
 }
 
-/// Reads the file again and puts in force what can be changed while running.
+/// Reads the file again and puts in force what can be changed while running: the log's level, labels, the shutdown
+/// timeout, mirrors, insecure registries, how many downloads there are at once and how often they are tried.
+///
+/// All else needs a restart of the daemon, `runtimes` and `default-runtime` among it: what a container asked for
+/// is checked against them at its create and at the daemon's start, and both go by the same ones.
 fn reload(app: &App, sources: &Sources) {
     let loaded = match config::load(&sources.flags, sources.file.as_deref()) {
         Ok(loaded) => loaded,
@@ -145,6 +150,7 @@ fn reload(app: &App, sources: &Sources) {
         registry_mirrors: loaded.settings.registry_mirrors.clone(),
         insecure_registries: loaded.settings.insecure_registries.clone(),
         max_concurrent_downloads: loaded.settings.max_concurrent_downloads,
+        max_download_attempts: loaded.settings.max_download_attempts,
         ..(*before).clone()
     };
     if let Err(e) = bootstrap::reload(app, &after) {
@@ -161,7 +167,66 @@ fn reload(app: &App, sources: &Sources) {
         registry_mirrors = ?after.registry_mirrors,
         insecure_registries = ?after.insecure_registries,
         max_concurrent_downloads = after.max_concurrent_downloads,
+        max_download_attempts = after.max_download_attempts,
         "configuration reloaded"
     );
+    let attributes = in_force(&after, &app.host.name);
     app.set_settings(after);
+    app.engine.publish(EventKind::Daemon, "reload", &app.id, attributes);
+}
+
+/// What a reload's event says of the settings, in the reference's names and forms. Those that need a restart are as
+/// they were.
+fn in_force(settings: &Settings, host: &str) -> BTreeMap<String, String> {
+    let list = |values: &[String]| serde_json::Value::from(values).to_string();
+    let runtimes = settings.runtimes.iter().map(|(name, r)| format!("{name}:{}", r.path.display()));
+    let attributes = [
+        ("name", host.to_owned()),
+        ("debug", matches!(settings.log_level, LogLevel::Debug).to_string()),
+        ("labels", list(&settings.labels)),
+        ("insecure-registries", list(&settings.insecure_registries)),
+        ("registry-mirrors", list(&settings.registry_mirrors)),
+        ("max-concurrent-downloads", settings.max_concurrent_downloads.to_string()),
+        ("max-concurrent-uploads", settings.max_concurrent_uploads.to_string()),
+        ("max-download-attempts", settings.max_download_attempts.to_string()),
+        ("shutdown-timeout", settings.shutdown_timeout.as_secs().to_string()),
+        ("runtimes", runtimes.collect::<Vec<_>>().join(" ")),
+        ("default-runtime", settings.default_runtime.clone()),
+        ("default-shm-size", settings.default_shm_size.to_string()),
+        ("default-ipc-mode", settings.default_ipc_mode.clone()),
+        ("default-cgroupns-mode", settings.default_cgroupns_mode.clone()),
+        // Containers run on whatever becomes of the daemon.
+        ("live-restore", true.to_string()),
+    ];
+    attributes.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn an_event_says_what_is_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("daemon.json");
+        std::fs::write(
+            &file,
+            r#"{"debug":true,"labels":["a=1"],"max-download-attempts":2,"runtimes":{"x":{"path":"/bin/true"}}}"#,
+        )
+        .unwrap();
+        let settings = config::load(&Given::default(), Some(&file)).unwrap().settings;
+        let said = in_force(&settings, "here");
+        for (key, value) in [
+            ("name", "here"),
+            ("debug", "true"),
+            ("labels", "[\"a=1\"]"),
+            ("registry-mirrors", "[]"),
+            ("max-download-attempts", "2"),
+            ("live-restore", "true"),
+        ] {
+            assert_eq!(said.get(key).map(String::as_str), Some(value), "{key}");
+        }
+        assert!(said["runtimes"].contains("x:/bin/true"), "{}", said["runtimes"]);
+    }
 }
