@@ -179,11 +179,9 @@ fn handler(operation: Operation) -> Option<Handler> {
         Operation::ImageLoad => to!(images::image_load),
         Operation::ImagePrune => to!(images::image_prune),
         Operation::ImagePush => to!(registry::image_push),
-        Operation::ImageAttestations
-        | Operation::ImageSearch
-        | Operation::ImageCommit
-        | Operation::ImageGet
-        | Operation::ImageGetAll => None,
+        Operation::ImageAttestations | Operation::ImageSearch | Operation::ImageCommit => None,
+        Operation::ImageGet => to!(registry::image_get),
+        Operation::ImageGetAll => to!(registry::image_get_all),
 
         Operation::BuildPrune => to!(build::build_prune),
         Operation::ImageBuild | Operation::BuildCancel => None,

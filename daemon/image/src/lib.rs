@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Images: pulled from registries, loaded from archives, unpacked once a layer, named, listed, removed.
+//! Images: pulled from registries and pushed to them, loaded from archives and saved, unpacked once a layer, named,
+//! listed, removed.
 //!
 //! The id of an image is the digest of its config. Manifests and blobs are kept as they came; each
 //! layer is a directory under its diff id, with whiteouts as overlayfs has them, shared by all images
@@ -26,6 +27,7 @@ mod push;
 mod remove;
 mod repair;
 mod resolve;
+mod save;
 mod source;
 mod tar;
 mod types;
@@ -36,6 +38,7 @@ mod fixture;
 
 pub use berth_registry::Auth;
 pub use push::PushRequest;
+pub use save::Archive;
 pub use types::{
     HistoryEntry, Image, ImageUse, ImagesConfig, PullOutcome, PullRequest, RemoveOptions, Removed,
 };

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Images on their way out: pushed to registries.
+//! Images on their way out: pushed to registries, saved to archives.
 
 use std::sync::Arc;
 
 use berth_domain::{Error, EventKind, Platform, Reference, Result};
 use berth_image::PushRequest;
+use http::{HeaderValue, header};
 
 use crate::app::App;
-use crate::http::{Answer, Call, progress};
+use crate::http::{Answer, Body, Call, Response, progress};
 use crate::wire;
 
 /// What is to be pushed: a tag, or all tags of a repository when none is said.
@@ -36,6 +37,34 @@ pub(crate) async fn image_push(app: Arc<App>, call: Call) -> Answer {
         Ok(())
     };
     progress::stream(work).await
+}
+
+/// `GET /images/{name}/get`
+pub(crate) async fn image_get(app: Arc<App>, call: Call) -> Answer {
+    save(&app, &call, vec![call.name().to_owned()]).await
+}
+
+/// `GET /images/get`
+pub(crate) async fn image_get_all(app: Arc<App>, call: Call) -> Answer {
+    save(&app, &call, call.query.all("names").map(str::to_owned).collect()).await
+}
+
+async fn save(app: &App, call: &Call, names: Vec<String>) -> Answer {
+    let wanted = match call.query.get("platform") {
+        "" => None,
+        text => Some(platform(text)?),
+    };
+    let images = app.images.clone();
+    let archive = tokio::task::spawn_blocking(move || images.save(&names, wanted.as_ref()))
+        .await
+        .map_err(|e| Error::internal("preparing the archive ended abnormally").because(e))??;
+    for id in archive.images() {
+        let name = app.images.image(id)?.repo_tags.first().cloned().unwrap_or_else(|| id.to_string());
+        app.engine.publish(EventKind::Image, "save", id.as_str(), [("name".to_owned(), name)].into());
+    }
+    let mut response = Response::new(Body::written(move |out| archive.write(out)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
+    Ok(response)
 }
 
 /// A platform as newer clients write it (JSON), or in a word.

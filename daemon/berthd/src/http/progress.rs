@@ -114,9 +114,8 @@ fn line(progress: Progress) -> Bytes {
             ..ProgressLine::default()
         },
         Progress::PushedInstead { index, manifest } => {
-            let descriptor = |(media_type, digest, size): (String, String, u64)| {
-                serde_json::json!({ "mediaType": media_type, "digest": digest, "size": size })
-            };
+            type Parts = (String, String, u64);
+            let descriptor = |(media_type, digest, size): Parts| serde_json::json!({ "mediaType": media_type, "digest": digest, "size": size });
             let aux = serde_json::json!({
                 "manifestPushedInsteadOfIndex": true,
                 "originalIndex": descriptor(index),

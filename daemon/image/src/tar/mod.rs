@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reading tar streams from strangers.
+//! Reading tar streams from strangers, and writing our own ([`write`]).
 //!
 //! Our own reader rather than the `tar` crate's, for three reasons: everything that an archive declares is bounded
 //! here (the crate reads long names and PAX records of any length into memory); entry data is lent
@@ -11,6 +11,7 @@
 
 mod pax;
 mod sparse;
+pub(crate) mod write;
 
 #[cfg(test)]
 mod tests;
