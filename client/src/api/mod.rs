@@ -11,15 +11,17 @@ use std::cell::RefCell;
 
 use berth_api::ApiVersion;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, HeaderName};
+use http::header::{CONTENT_TYPE, HOST, HeaderName, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use http_body_util::combinators::BoxBody;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use hyperlocal::UnixConnector;
 use serde::de::DeserializeOwned;
 use tokio::net::{TcpStream, UnixStream};
+use tower_service::Service as _;
 
 use crate::fail::{Fail, Result};
 
@@ -124,7 +126,9 @@ impl Api {
         self.version
     }
 
-    async fn sender(&self) -> Result<SendRequest<Body>> {
+    /// A connection to ask on. One that is to be taken over afterwards is a bare socket, which hyperlocal's streams do
+    /// not give back.
+    async fn sender(&self, to_be_taken_over: bool) -> Result<SendRequest<Body>> {
         let kept = self.idle.borrow_mut().take();
         if let Some(mut sender) = kept {
             if sender.ready().await.is_ok() {
@@ -133,7 +137,13 @@ impl Api {
         }
         let fail = |e: std::io::Error| self.address.unreachable(&e);
         match &self.address {
-            Address::Unix(path) => handshake(UnixStream::connect(path).await.map_err(fail)?).await,
+            Address::Unix(path) if to_be_taken_over => {
+                handshake(UnixStream::connect(path).await.map_err(fail)?).await
+            }
+            Address::Unix(path) => {
+                let uri = hyperlocal::Uri::new(path, "/").into();
+                handshake(UnixConnector.call(uri).await.map_err(fail)?).await
+            }
             Address::Tcp(host) => {
                 let stream = TcpStream::connect(host.as_str()).await.map_err(fail)?;
                 stream.set_nodelay(true).map_err(fail)?;
@@ -144,7 +154,8 @@ impl Api {
 
     /// Sends to the path as it stands; any status comes back.
     async fn raw(&self, ask: Ask) -> Result<Response<Incoming>> {
-        let mut sender = self.sender().await?;
+        let to_be_taken_over = ask.headers.iter().any(|(name, _)| *name == UPGRADE);
+        let mut sender = self.sender(to_be_taken_over).await?;
         let mut request = Request::new(ask.body);
         *request.method_mut() = ask.method;
         *request.uri_mut() =
