@@ -85,8 +85,8 @@ pub(crate) async fn run(loaded: Loaded, sources: Sources) -> Result<()> {
         tracing::info!(%listener, "listening");
         serving.spawn(serve::listen(Arc::clone(&app), listener, stopping.clone()).in_current_span());
     }
-    notify("READY=1");
     tracing::info!(version = crate::VERSION, api = crate::API_VERSION, "ready");
+    notify("READY=1");
 
     loop {
         tokio::select! {
