@@ -15,7 +15,8 @@ use hyper::body::Incoming;
 use tracing::Instrument as _;
 
 use crate::api::{
-    build, containers, distribution, exec, images, networks, plugins, registry, swarm, system, volumes,
+    build, containers, distribution, exec, images, networks, plugins, registry, search, swarm, system,
+    volumes,
 };
 use crate::app::App;
 use crate::http::{Answer, Call, Response, empty, error};
@@ -179,7 +180,8 @@ fn handler(operation: Operation) -> Option<Handler> {
         Operation::ImageLoad => to!(images::image_load),
         Operation::ImagePrune => to!(images::image_prune),
         Operation::ImagePush => to!(registry::image_push),
-        Operation::ImageAttestations | Operation::ImageSearch | Operation::ImageCommit => None,
+        Operation::ImageSearch => to!(search::image_search),
+        Operation::ImageAttestations | Operation::ImageCommit => None,
         Operation::ImageGet => to!(registry::image_get),
         Operation::ImageGetAll => to!(registry::image_get_all),
 

@@ -7,6 +7,9 @@ use std::time::Duration;
 /// docker.io's own registry.
 pub const DOCKER_HUB: &str = "https://registry-1.docker.io";
 
+/// Where docker.io is searched.
+pub const DOCKER_INDEX: &str = "https://index.docker.io";
+
 /// Configuration of a [`crate::Client`].
 #[derive(Debug, Clone)]
 pub struct RegistryConfig {
@@ -14,6 +17,8 @@ pub struct RegistryConfig {
     pub mirrors: Vec<String>,
     /// Base URL of the registry behind docker.io: [`DOCKER_HUB`], except in tests.
     pub docker_hub: String,
+    /// Base URL of Docker Hub's search: [`DOCKER_INDEX`], except in tests.
+    pub docker_index: String,
     /// `insecure-registries`: `host`, `host:port` or CIDR. For these a bad
     /// certificate is accepted and plain HTTP is tried when HTTPS does not answer.
     pub insecure: Vec<String>,
@@ -57,6 +62,7 @@ impl Default for RegistryConfig {
         Self {
             mirrors: Vec::new(),
             docker_hub: DOCKER_HUB.to_owned(),
+            docker_index: DOCKER_INDEX.to_owned(),
             insecure: Vec::new(),
             loopback_is_insecure: true,
             user_agent: format!("berth/{}", env!("CARGO_PKG_VERSION")),

@@ -47,12 +47,14 @@ impl Endpoint {
 pub(crate) struct Endpoints {
     mirrors: Vec<Endpoint>,
     hub: Endpoint,
+    index: Endpoint,
 }
 
 impl Endpoints {
-    pub(crate) fn new(mirrors: &[String], hub: &str) -> Result<Self> {
+    pub(crate) fn new(mirrors: &[String], hub: &str, index: &str) -> Result<Self> {
         let mirrors = mirrors.iter().map(|m| Endpoint::configured(m, true)).collect::<Result<_>>()?;
-        Ok(Self { mirrors, hub: Endpoint::configured(hub, false)? })
+        let (hub, index) = (Endpoint::configured(hub, false)?, Endpoint::configured(index, false)?);
+        Ok(Self { mirrors, hub, index })
     }
 
     /// The mirrors of a registry, then itself.
@@ -68,6 +70,11 @@ impl Endpoints {
     pub(crate) fn upstream(&self, registry: &str) -> Result<Endpoint> {
         if registry == DEFAULT_REGISTRY { Ok(self.hub.clone()) } else { Endpoint::named(registry) }
     }
+
+    /// Where a registry is searched.
+    pub(crate) fn index(&self, registry: &str) -> Result<Endpoint> {
+        if registry == DEFAULT_REGISTRY { Ok(self.index.clone()) } else { Endpoint::named(registry) }
+    }
 }
 
 #[cfg(test)]
@@ -78,7 +85,8 @@ mod tests {
     #[test]
     fn mirrors_are_for_docker_io_only() {
         let endpoints =
-            Endpoints::new(&["https://m.example/base/".into()], "https://registry-1.docker.io").unwrap();
+            Endpoints::new(&["https://m.example/base/".into()], "https://registry-1.docker.io", "https://i")
+                .unwrap();
         let urls = |registry: &str| -> Vec<String> {
             let all = endpoints.of(registry).unwrap();
             all.iter().map(|e| e.url(e.scheme.unwrap_or(Scheme::Https), "/v2/").to_string()).collect()
@@ -91,7 +99,7 @@ mod tests {
     #[test]
     fn bad_mirrors_are_named() {
         for bad in ["", "mirror.example", "ftp://m", "https://u:p@m", "https://m/?x=1"] {
-            let error = Endpoints::new(&[bad.to_owned()], "https://h").expect_err(bad);
+            let error = Endpoints::new(&[bad.to_owned()], "https://h", "https://i").expect_err(bad);
             assert!(error.chain().contains(&format!("{bad:?}")), "{}", error.chain());
         }
     }

@@ -23,6 +23,7 @@ mod login;
 mod manifest;
 mod outgoing;
 mod policy;
+mod search;
 mod tags;
 mod tls;
 mod token;
@@ -39,9 +40,10 @@ use http::HeaderValue;
 
 pub use auth::Auth;
 pub use blob::BlobStream;
-pub use config::{DOCKER_HUB, RegistryConfig, Retries, Timeouts};
+pub use config::{DOCKER_HUB, DOCKER_INDEX, RegistryConfig, Retries, Timeouts};
 pub use manifest::{Descriptor, MAX_MANIFEST_BYTES, ResolvedManifest, media_type};
 pub use outgoing::{Opener, Told};
+pub use search::Found;
 pub use upload::{Upload, Uploaded};
 
 use ask::Asker;
@@ -71,7 +73,7 @@ impl fmt::Debug for Client {
 impl Parts {
     fn new(config: RegistryConfig) -> Result<Self> {
         let policy = Policy::new(&config.insecure, config.loopback_is_insecure)?;
-        let endpoints = Endpoints::new(&config.mirrors, &config.docker_hub)?;
+        let endpoints = Endpoints::new(&config.mirrors, &config.docker_hub, &config.docker_index)?;
         let user_agent = HeaderValue::from_str(&config.user_agent)
             .map_err(|e| Error::invalid(format!("user agent {:?}", config.user_agent)).because(e))?;
         let transport = Transport::new(config.timeouts, config.certs_dirs, config.proxy_from_env);

@@ -9,6 +9,7 @@ pub(crate) mod images;
 pub(crate) mod networks;
 pub(crate) mod plugins;
 pub(crate) mod registry;
+pub(crate) mod search;
 pub(crate) mod swarm;
 pub(crate) mod system;
 pub(crate) mod volumes;

@@ -7,6 +7,7 @@ mod blobs;
 mod manifests;
 mod mirrors;
 mod patience;
+mod search;
 mod support;
 mod tls;
 mod uploads;

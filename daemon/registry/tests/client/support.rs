@@ -201,6 +201,7 @@ pub fn config() -> RegistryConfig {
         certs_dirs: Vec::new(),
         proxy_from_env: false,
         docker_hub: "http://127.0.0.1:1".into(),
+        docker_index: "http://127.0.0.1:1".into(),
         timeouts: Timeouts { connect: Duration::from_secs(5), idle: Duration::from_secs(5) },
         retries: Retries {
             count: 2,
