@@ -5,7 +5,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use berth_engine::Engine;
 use berth_image::Images;
-use berth_network::Networks;
 use berth_registry::Client;
 use berth_volume::Volumes;
 use tokio::sync::watch;
@@ -20,8 +19,6 @@ pub(crate) struct App {
     pub(crate) engine: Arc<Engine>,
     /// Images.
     pub(crate) images: Images,
-    /// Networks.
-    pub(crate) networks: Networks,
     /// Volumes.
     pub(crate) volumes: Volumes,
     /// Registries, for what is asked of them directly.
@@ -40,7 +37,6 @@ pub(crate) struct App {
 pub(crate) struct Parts {
     pub(crate) engine: Arc<Engine>,
     pub(crate) images: Images,
-    pub(crate) networks: Networks,
     pub(crate) volumes: Volumes,
     pub(crate) registry: Client,
     pub(crate) host: HostInfo,
@@ -49,9 +45,9 @@ pub(crate) struct Parts {
 
 impl App {
     pub(crate) fn new(parts: Parts, settings: Settings, shutdown: watch::Receiver<bool>) -> Self {
-        let Parts { engine, images, networks, volumes, registry, host, id } = parts;
+        let Parts { engine, images, volumes, registry, host, id } = parts;
         let settings = RwLock::new(Arc::new(settings));
-        Self { engine, images, networks, volumes, registry, host, id, shutdown, settings }
+        Self { engine, images, volumes, registry, host, id, shutdown, settings }
     }
 
     /// The settings in force.

@@ -83,7 +83,7 @@ pub(crate) async fn open(
     let engine = Engine::open(
         engine_config(&settings, files),
         images.clone(),
-        networks.clone(),
+        networks,
         volumes.clone(),
         shims,
         facts,
@@ -91,7 +91,7 @@ pub(crate) async fn open(
     .await
     .map_err(|e| e.context("opening the engine"))?;
     let id = engine_id(&settings.data_root)?;
-    let parts = Parts { engine, images, networks, volumes, registry, host, id };
+    let parts = Parts { engine, images, volumes, registry, host, id };
     Ok(App::new(parts, settings, shutdown))
 }
 

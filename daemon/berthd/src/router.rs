@@ -193,7 +193,8 @@ fn handler(operation: Operation) -> Option<Handler> {
         Operation::NetworkInspect => to!(networks::network_inspect),
         Operation::NetworkDelete => to!(networks::network_delete),
         Operation::NetworkCreate => to!(networks::network_create),
-        Operation::NetworkConnect | Operation::NetworkDisconnect => None,
+        Operation::NetworkConnect => to!(networks::network_connect),
+        Operation::NetworkDisconnect => to!(networks::network_disconnect),
         Operation::NetworkPrune => to!(networks::network_prune),
 
         Operation::VolumeList => to!(volumes::volume_list),

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use berth_api::types::container_create::ContainerConfig;
 use berth_domain::{ContainerId, Error, ImageId, Result};
 use berth_image::{RemoveOptions, Removed};
-use berth_network::{Sandbox, SandboxRecord, SandboxRequest};
+use berth_network::{
+    EndpointRequest, NetworkRecord, NetworkRequest, NetworkView, Sandbox, SandboxRecord, SandboxRequest,
+};
 use berth_runtime::link::{Adoption, HeldFds};
 use berth_runtime::{ShimError, ShimEvent};
 use berth_shim_proto::{Attach, Exec, Launch, State, Target};
@@ -60,9 +62,10 @@ impl Networks for berth_network::Networks {
         &'a self,
         id: &'a ContainerId,
         record: SandboxRecord,
+        netns: Option<OwnedFd>,
         held: Vec<(String, OwnedFd)>,
     ) -> Fut<'a, Result<()>> {
-        Box::pin(self.sandbox_adopt(id, record, held))
+        Box::pin(self.sandbox_adopt(id, record, netns, held))
     }
 
     fn release<'a>(&'a self, id: &'a ContainerId) -> Fut<'a, ()> {
@@ -79,6 +82,40 @@ impl Networks for berth_network::Networks {
 
     fn gateway(&self, network: &str) -> Option<IpAddr> {
         self.resolve(network).ok()?.ranges.iter().find_map(|range| range.gateway)
+    }
+
+    fn connect<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        netns: BorrowedFd<'a>,
+        request: EndpointRequest,
+    ) -> Fut<'a, Result<SandboxRecord>> {
+        Box::pin(self.sandbox_connect(id, netns, request))
+    }
+
+    fn disconnect<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        netns: BorrowedFd<'a>,
+        network: &'a str,
+    ) -> Fut<'a, Result<SandboxRecord>> {
+        Box::pin(self.sandbox_disconnect(id, netns, network))
+    }
+
+    fn network_create(&self, request: NetworkRequest) -> Fut<'_, Result<Arc<NetworkRecord>>> {
+        Box::pin(berth_network::Networks::network_create(self, request))
+    }
+
+    fn network_remove<'a>(&'a self, name: &'a str) -> Fut<'a, Result<Arc<NetworkRecord>>> {
+        Box::pin(berth_network::Networks::network_remove(self, name))
+    }
+
+    fn networks(&self) -> Vec<NetworkView> {
+        self.list()
+    }
+
+    fn network(&self, name: &str) -> Result<NetworkView> {
+        self.inspect(name)
     }
 
     fn rename(&self, id: &ContainerId, name: &str) {

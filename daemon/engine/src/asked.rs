@@ -346,20 +346,26 @@ fn network(
             Ok(NetworkChoice::Container(container.to_owned()))
         };
     }
-    let settings = |name: &str| {
-        networking.endpoints_config.iter().find(|(key, _)| key.as_str() == name).and_then(|(_, s)| s.as_ref())
-    };
-    let main = settings(mode).or_else(|| if mode == "bridge" { settings("default") } else { None });
-    let mut endpoints = vec![endpoint(mode, main, &config.mac_address)?];
+    // The mode says where to go when nothing else does: a container may have been taken off that network.
+    if networking.endpoints_config.is_empty() {
+        return Ok(NetworkChoice::Networks(vec![endpoint(mode, None, &config.mac_address)?]));
+    }
+    let mut endpoints = Vec::new();
     for (name, settings) in &networking.endpoints_config {
-        if !is_mode(name) {
+        if is_mode(name) {
+            endpoints.insert(0, endpoint(mode, settings.as_ref(), &config.mac_address)?);
+        } else {
             endpoints.push(endpoint(name, settings.as_ref(), "")?);
         }
     }
     Ok(NetworkChoice::Networks(endpoints))
 }
 
-fn endpoint(network: &str, settings: Option<&EndpointSettings>, mac: &str) -> Result<EndpointRequest> {
+pub(crate) fn endpoint(
+    network: &str,
+    settings: Option<&EndpointSettings>,
+    mac: &str,
+) -> Result<EndpointRequest> {
     let mut request = EndpointRequest::on(network);
     let mac = settings.map(|s| &*s.mac_address).filter(|mac| !mac.is_empty()).unwrap_or(mac);
     if !mac.is_empty() {

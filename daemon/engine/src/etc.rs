@@ -100,6 +100,11 @@ pub(crate) fn is_stub(text: &str) -> bool {
     !servers.is_empty() && servers.iter().all(|server| *server == "127.0.0.53")
 }
 
+/// The resolver options in a resolv.conf.
+pub(crate) fn host_options(text: &str) -> Vec<String> {
+    Parsed::read(text).options.into_iter().map(str::to_owned).collect()
+}
+
 fn is_loopback(server: &str) -> bool {
     // A scope (`fe80::1%eth0`) names an interface of the host's.
     let bare = server.split_once('%').map_or(server, |(address, _)| address);

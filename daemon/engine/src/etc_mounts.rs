@@ -6,12 +6,13 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
+use berth_api::types::container_create::HostConfig;
 use berth_domain::{Error, Result};
 use oci_spec::runtime::{Mount, MountBuilder};
 
 use crate::Engine;
 use crate::asked::{Asked, NetworkChoice};
-use crate::etc::{Hosts, Resolver, is_stub, split_extra_host};
+use crate::etc::{Hosts, Resolver, host_options, is_stub, split_extra_host};
 use crate::files::write_whole;
 use crate::snapshot::{Paths, Snapshot};
 
@@ -46,6 +47,13 @@ pub(crate) fn mounts(files: &Paths, now: &Snapshot, user: &[Mount]) -> Result<Ve
     Ok(mounts)
 }
 
+/// Where the embedded resolver answers.
+const RESOLVER: &str = "127.0.0.11";
+
+fn asked_or(own: &[String], default: &[String]) -> Vec<String> {
+    if own.is_empty() { default.to_vec() } else { own.to_vec() }
+}
+
 fn read_host(path: &str) -> Result<String> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(text),
@@ -64,7 +72,7 @@ impl Engine {
         &self,
         now: &Snapshot,
         asked: &Asked,
-        addresses: &[IpAddr],
+        (addresses, resolver): (&[IpAddr], bool),
         hostname: &str,
     ) -> Result<()> {
         let host = &now.host_config;
@@ -87,25 +95,42 @@ impl Engine {
             NetworkChoice::Host => read_host("/etc/hosts")? + &hosts.render_extra(),
             _ => hosts.render(),
         };
-        let asked_or = |own: &[String], default: &[String]| -> Vec<String> {
-            if own.is_empty() { default.to_vec() } else { own.to_vec() }
-        };
-        let default_servers: Vec<String> = self.config.dns.iter().map(ToString::to_string).collect();
-        let servers = asked_or(&host.dns, &default_servers);
+        let resolv_conf = self.resolv_conf(now, asked, resolver)?;
+        write_whole(&now.paths.hostname, format!("{hostname}\n").as_bytes(), 0o644)?;
+        write_whole(&now.paths.hosts, hosts.as_bytes(), 0o644)?;
+        write_whole(&now.paths.resolv_conf, resolv_conf.as_bytes(), 0o644)
+    }
+
+    /// The text of a container's resolv.conf; `resolver` says that the embedded one answers for it. Blocking.
+    pub(crate) fn resolv_conf(&self, now: &Snapshot, asked: &Asked, resolver: bool) -> Result<String> {
+        let host = &now.host_config;
+        let servers = if resolver { vec![RESOLVER.to_owned()] } else { self.name_servers(host) };
         let search = asked_or(&host.dns_search, &self.config.dns_search);
-        let options = asked_or(&host.dns_options, &self.config.dns_options);
+        let mut options = asked_or(&host.dns_options, &self.config.dns_options);
         let mut resolv_conf = read_host(HOST_RESOLV_CONF)?;
         let host_network = asked.network == NetworkChoice::Host;
         if is_stub(&resolv_conf) && !host_network {
             resolv_conf = read_host(RESOLVED_CONF)?;
         }
-        if !(host_network && servers.is_empty() && search.is_empty() && options.is_empty()) {
-            resolv_conf =
-                Resolver { servers: &servers, search: &search, options: &options }.render(&resolv_conf);
+        if host_network && servers.is_empty() && search.is_empty() && options.is_empty() {
+            return Ok(resolv_conf);
         }
-        write_whole(&now.paths.hostname, format!("{hostname}\n").as_bytes(), 0o644)?;
-        write_whole(&now.paths.hosts, hosts.as_bytes(), 0o644)?;
-        write_whole(&now.paths.resolv_conf, resolv_conf.as_bytes(), 0o644)
+        if resolver {
+            if options.is_empty() {
+                options = host_options(&resolv_conf);
+            }
+            // A container's name has no dot: it is asked for as it is before search domains are tried.
+            if !options.iter().any(|option| option.starts_with("ndots:")) {
+                options.push("ndots:0".to_owned());
+            }
+        }
+        Ok(Resolver { servers: &servers, search: &search, options: &options }.render(&resolv_conf))
+    }
+
+    /// The name servers asked for; empty for the host's.
+    pub(crate) fn name_servers(&self, host: &HostConfig) -> Vec<String> {
+        let default: Vec<String> = self.config.dns.iter().map(ToString::to_string).collect();
+        asked_or(&host.dns, &default)
     }
 
     fn host_gateways(&self) -> Vec<IpAddr> {

@@ -14,7 +14,10 @@ use std::sync::{Arc, Mutex};
 use berth_api::types::container_create::ContainerCreateBody;
 use berth_domain::{ContainerId, Error, ImageId, Platform, Result};
 use berth_image::{RemoveOptions, Removed};
-use berth_network::{EndpointRecord, Mode, Sandbox, SandboxRecord, SandboxRequest};
+use berth_network::{
+    EndpointRecord, EndpointRequest, Mode, NetworkRecord, NetworkRequest, NetworkView, Sandbox,
+    SandboxRecord, SandboxRequest,
+};
 use berth_runtime::link::HeldFds;
 use berth_runtime::{HostFacts, ShimError, ShimEvent};
 use berth_shim_proto::{Attach, Exec, ExitRecord, Failure, FailureKind, Launch, State, Target};
@@ -119,6 +122,7 @@ impl Networks for FakeNetworks {
                 name: request.name,
                 endpoints,
                 ports: Vec::new(),
+                ..SandboxRecord::default()
             };
             Ok(Sandbox { netns: None, record, held: Vec::new() })
         })
@@ -128,6 +132,7 @@ impl Networks for FakeNetworks {
         &'a self,
         id: &'a ContainerId,
         _record: SandboxRecord,
+        _netns: Option<OwnedFd>,
         _held: Vec<(String, OwnedFd)>,
     ) -> Fut<'a, Result<()>> {
         self.sandboxes.lock().unwrap().insert(id.to_string());
@@ -151,6 +156,40 @@ impl Networks for FakeNetworks {
 
     fn gateway(&self, _network: &str) -> Option<IpAddr> {
         Some([172, 17, 0, 1].into())
+    }
+
+    fn connect<'a>(
+        &'a self,
+        _id: &'a ContainerId,
+        _netns: BorrowedFd<'a>,
+        _request: EndpointRequest,
+    ) -> Fut<'a, Result<SandboxRecord>> {
+        Box::pin(async { Err(Error::not_implemented("the tests' networks are not joined later")) })
+    }
+
+    fn disconnect<'a>(
+        &'a self,
+        _id: &'a ContainerId,
+        _netns: BorrowedFd<'a>,
+        _network: &'a str,
+    ) -> Fut<'a, Result<SandboxRecord>> {
+        Box::pin(async { Err(Error::not_implemented("the tests' networks are not left")) })
+    }
+
+    fn network_create(&self, _request: NetworkRequest) -> Fut<'_, Result<Arc<NetworkRecord>>> {
+        Box::pin(async { Err(Error::not_implemented("the tests make no networks")) })
+    }
+
+    fn network_remove<'a>(&'a self, name: &'a str) -> Fut<'a, Result<Arc<NetworkRecord>>> {
+        Box::pin(async move { Err(Error::not_found(format!("network {name} not found"))) })
+    }
+
+    fn networks(&self) -> Vec<NetworkView> {
+        Vec::new()
+    }
+
+    fn network(&self, name: &str) -> Result<NetworkView> {
+        Err(Error::not_found(format!("network {name} not found")))
     }
 
     fn rename(&self, _id: &ContainerId, _name: &str) {}

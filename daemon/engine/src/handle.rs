@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use berth_domain::container::{self, Request, Whom};
 use berth_domain::{ContainerId, Error, Result, Signal};
+use berth_network::NetworkRecord;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::container::remove::RemoveOptions;
 use crate::container::stop::StopAsk;
 use crate::container::update::Update;
 use crate::door::Door;
+use crate::network::connect::Connect;
 use crate::seam::Shim;
 use crate::snapshot::Snapshot;
 
@@ -38,6 +40,8 @@ pub(crate) enum Verb {
     Unpause(Reply<()>),
     Remove(RemoveOptions, Reply<()>),
     Rename(String, Reply<()>),
+    Connect(Box<Connect>, Reply<()>),
+    Disconnect(Arc<NetworkRecord>, Reply<()>),
     Update(Box<Update>, Reply<Vec<String>>),
     /// A health check's result.
     Probed(crate::snapshot::Probe),

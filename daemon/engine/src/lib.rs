@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `engine`, `index`, `handle` | the containers by id and name, and how to reach their tasks |
 //! | `task`, `life` | one container's life: what wakes its task, what a start and an end come to |
-//! | `container/*`, `exec/*` | one file a verb |
+//! | `container/*`, `exec/*`, `network/*` | one file a verb |
 //! | `asked`, `merge`, `health`, `log_config` | what was asked, checked |
 //! | `record`, `files`, `recover` | what is kept on disk, and what a new daemon makes of it |
 //! | `door`, `logs`, `events` | streams: attached clients, recorded output, what happened |
@@ -44,6 +44,7 @@ mod log_config;
 mod logs;
 mod merge;
 mod names;
+mod network;
 mod probe;
 mod record;
 mod recover;
@@ -71,4 +72,5 @@ pub use engine::{Counts, Engine};
 pub use events::EventStream;
 pub use exec::{ExecConfig, ExecInspect, ExecStart, ExecTicket};
 pub use logs::{LogEntry, LogOptions, LogStream, Tail};
+pub use network::NetworksPruned;
 pub use snapshot::{Health, HealthStatus, Paths, Probe, Snapshot, State};

@@ -276,9 +276,7 @@ impl Engine {
             Fate::Idle => {}
             Fate::Up { shim, state: running, netns, held } => {
                 if let Some(network) = &state.network {
-                    // The namespace lives by the container's processes and the shim; adopting needs no hold of it.
-                    drop(netns);
-                    let adopted = self.backends.networks.adopt(&id, network.clone(), held).await;
+                    let adopted = self.backends.networks.adopt(&id, network.clone(), netns, held).await;
                     if let Err(error) = adopted {
                         tracing::error!(container = %id, error = error.chain(), "a container's network could not be taken back");
                     }

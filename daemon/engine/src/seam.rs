@@ -13,7 +13,9 @@ use std::sync::Arc;
 use berth_api::types::container_create::ContainerConfig;
 use berth_domain::{ContainerId, ImageId, Platform, Result};
 use berth_image::{ImageUse, RemoveOptions, Removed};
-use berth_network::{Sandbox, SandboxRecord, SandboxRequest};
+use berth_network::{
+    EndpointRequest, NetworkRecord, NetworkRequest, NetworkView, Sandbox, SandboxRecord, SandboxRequest,
+};
 use berth_runtime::link::HeldFds;
 use berth_runtime::{ShimError, ShimEvent};
 use berth_shim_proto::{Attach, Exec, ExitRecord, Launch, PidRecord, State, Target};
@@ -61,6 +63,7 @@ pub(crate) trait Networks: Send + Sync + fmt::Debug {
         &'a self,
         id: &'a ContainerId,
         record: SandboxRecord,
+        netns: Option<OwnedFd>,
         held: Vec<(String, OwnedFd)>,
     ) -> Fut<'a, Result<()>>;
     /// Gives one up.
@@ -71,6 +74,28 @@ pub(crate) trait Networks: Send + Sync + fmt::Debug {
     fn driver(&self, network: &str) -> String;
     /// Its gateway, which `host-gateway` stands for.
     fn gateway(&self, network: &str) -> Option<std::net::IpAddr>;
+    /// Puts a running container on one more network; answers the sandbox as it is then.
+    fn connect<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        netns: BorrowedFd<'a>,
+        request: EndpointRequest,
+    ) -> Fut<'a, Result<SandboxRecord>>;
+    /// Takes a running container off a network; answers the sandbox as it is then.
+    fn disconnect<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        netns: BorrowedFd<'a>,
+        network: &'a str,
+    ) -> Fut<'a, Result<SandboxRecord>>;
+    /// Makes a network.
+    fn network_create(&self, request: NetworkRequest) -> Fut<'_, Result<Arc<NetworkRecord>>>;
+    /// Removes one that nobody is on.
+    fn network_remove<'a>(&'a self, name: &'a str) -> Fut<'a, Result<Arc<NetworkRecord>>>;
+    /// All of them, in the order of their names.
+    fn networks(&self) -> Vec<NetworkView>;
+    /// The network of a name, id or unique beginning of an id.
+    fn network(&self, name: &str) -> Result<NetworkView>;
     /// A container has another name.
     fn rename(&self, id: &ContainerId, name: &str);
 }

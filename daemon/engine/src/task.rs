@@ -60,6 +60,7 @@ pub(crate) enum Done {
     Start(Result<Started, StartFailure>),
     Freeze { frozen: bool, result: Result<(), ShimError>, reply: Reply<()> },
     Update(Box<crate::container::update::Updated>),
+    Networked(Box<crate::network::connect::Networked>),
     Remove(Result<()>),
 }
 
@@ -259,6 +260,8 @@ impl Task {
                 let result = self.rename(&asked, &name).await;
                 answer(reply, result);
             }
+            Verb::Connect(ask, reply) => self.connect(&asked, *ask, reply).await,
+            Verb::Disconnect(network, reply) => self.disconnect(&asked, network, reply).await,
             Verb::Update(update, reply) => self.update(&asked, *update, reply),
             Verb::Probed(probe) => self.probed(probe),
         }
@@ -270,6 +273,7 @@ impl Task {
             Done::Start(Err(failure)) => self.start_failed(failure).await,
             Done::Freeze { frozen, result, reply } => self.frozen(frozen, result, reply),
             Done::Update(updated) => self.updated(*updated).await,
+            Done::Networked(change) => self.networked(*change).await,
             Done::Remove(result) => self.removed(result),
         }
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use berth_domain::{ContainerId, Error, Result};
 
+use crate::dns::Serving;
 use crate::ipam::{Leases, NoAddress};
 use crate::networks::NetworkView;
 use crate::nft::{Bridge, Forward, Known};
@@ -39,6 +40,8 @@ struct Network {
 pub(crate) struct Held {
     pub(crate) record: SandboxRecord,
     pub(crate) sockets: Vec<(PublishedPort, Vec<OwnedFd>)>,
+    /// Its resolver, where it has one.
+    pub(crate) resolver: Option<Serving>,
 }
 
 impl Books {
@@ -136,6 +139,15 @@ impl Books {
 
     pub(crate) fn sandbox_mut(&mut self, container: &ContainerId) -> Option<&mut SandboxRecord> {
         self.sandboxes.get_mut(container).map(|h| &mut h.record)
+    }
+
+    pub(crate) fn sandboxes(&self) -> impl Iterator<Item = (&ContainerId, &SandboxRecord)> {
+        self.sandboxes.iter().map(|(id, held)| (id, &held.record))
+    }
+
+    /// A sandbox's resolver.
+    pub(crate) fn resolver(&self, container: &ContainerId) -> Option<&Serving> {
+        self.sandboxes.get(container)?.resolver.as_ref()
     }
 
     pub(crate) fn containers(&self) -> impl Iterator<Item = &ContainerId> {

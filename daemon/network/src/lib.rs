@@ -26,6 +26,7 @@
 //! | `endpoint`, `sandbox` | plugging containers into networks |
 //! | `route` | links, addresses and routes (rtnetlink) |
 //! | `nft` | the nftables encoder, and our table |
+//! | `dns` | names and addresses told to containers on user-defined networks |
 //! | `conntrack` | forgetting flows of ports that moved |
 #![forbid(unsafe_code)]
 
@@ -33,6 +34,7 @@ mod books;
 mod bridge;
 mod config;
 mod conntrack;
+mod dns;
 mod endpoint;
 mod ipam;
 mod mac;

@@ -60,14 +60,19 @@ fn come_home(home: BorrowedFd<'_>) {
     }
 }
 
-/// A socket that acts inside a namespace which is not of this pool's making.
-pub(crate) fn routes_inside(netns: BorrowedFd<'_>) -> Result<Routes> {
+/// Runs something in a namespace: it is for making sockets there, and must not panic.
+pub(crate) fn inside<T>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T) -> Result<T> {
     let home = current()?;
     setns(netns, CloneFlags::CLONE_NEWNET)
         .map_err(|e| Error::internal("entering a network namespace").because(io::Error::from(e)))?;
-    let routes = Routes::open();
+    let made = work();
     come_home(home.as_fd());
-    routes.map_err(|e| Error::internal("opening a route socket").because(e))
+    Ok(made)
+}
+
+/// A socket that acts inside a namespace which is not of this pool's making.
+pub(crate) fn routes_inside(netns: BorrowedFd<'_>) -> Result<Routes> {
+    inside(netns, Routes::open)?.map_err(|e| Error::internal("opening a route socket").because(e))
 }
 
 /// Writes a kernel setting of the calling thread's namespace unless it has that value. A setting that the

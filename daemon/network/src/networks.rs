@@ -28,7 +28,8 @@ pub struct Sandbox {
     pub netns: Option<OwnedFd>,
     /// What to keep with the container's state.
     pub record: SandboxRecord,
-    /// Descriptors for the shim to hold under these names while the container runs: they reserve the host ports.
+    /// Descriptors for the shim to hold under these names while the container runs: they reserve the host ports, and take the
+    /// questions of the embedded resolver.
     pub held: Vec<(String, OwnedFd)>,
 }
 
@@ -76,7 +77,8 @@ impl Networks {
         .await?
     }
 
-    /// Takes back the sandbox of a container that ran on while the daemon was away: `held` is what the shim gives back.
+    /// Takes back the sandbox of a container that ran on while the daemon was away: `netns` and `held` are what the shim
+    /// gives back.
     ///
     /// # Errors
     ///
@@ -85,10 +87,11 @@ impl Networks {
         &self,
         container: &ContainerId,
         record: SandboxRecord,
+        netns: Option<OwnedFd>,
         held: Vec<(String, OwnedFd)>,
     ) -> Result<()> {
         let container = container.clone();
-        self.run(move |worker| worker.adopt(&container, record, held)).await?
+        self.run(move |worker| worker.adopt(&container, record, netns, held)).await?
     }
 
     /// Gives back a container's addresses and ports, once no process of it runs any more. Knows no error: a
@@ -123,9 +126,16 @@ impl Networks {
     /// # Errors
     ///
     /// It is not on that network.
-    pub async fn sandbox_disconnect(&self, container: &ContainerId, network: &str) -> Result<SandboxRecord> {
+    pub async fn sandbox_disconnect(
+        &self,
+        container: &ContainerId,
+        netns: BorrowedFd<'_>,
+        network: &str,
+    ) -> Result<SandboxRecord> {
         let (container, network) = (container.clone(), network.to_owned());
-        self.run(move |worker| worker.disconnect(&container, &network)).await?
+        let netns = netns.try_clone_to_owned();
+        let netns = netns.map_err(|e| Error::internal("copying a namespace's descriptor").because(e))?;
+        self.run(move |worker| worker.disconnect(&container, &netns, &network)).await?
     }
 
     /// Called once after the last [`Networks::sandbox_adopt`]: releases sandboxes of containers that are not in

@@ -252,4 +252,13 @@ pub struct SandboxRecord {
     /// Ports in force.
     #[serde(default)]
     pub ports: Vec<PublishedPort>,
+    /// Its host name, by which others on its networks find it too.
+    #[serde(default)]
+    pub hostname: String,
+    /// Where its resolver forwards to; the host's own servers when empty.
+    #[serde(default)]
+    pub dns_servers: Vec<IpAddr>,
+    /// The embedded resolver answers in its namespace.
+    #[serde(default)]
+    pub resolver: bool,
 }

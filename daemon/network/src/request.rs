@@ -78,6 +78,10 @@ pub struct SandboxRequest {
     pub mode: Mode,
     /// Ports to publish. Ignored on `host`; an internal network publishes none.
     pub ports: Vec<PortRequest>,
+    /// The container's host name, by which others on its networks find it too.
+    pub hostname: String,
+    /// Where its resolver forwards to; the host's own servers when empty.
+    pub dns_servers: Vec<IpAddr>,
 }
 
 /// A network to make.

@@ -140,6 +140,13 @@ impl Routes {
         self.send(requests)
     }
 
+    /// Has packets for elsewhere leave by this link, whichever they left by before.
+    pub(crate) fn route_outward(&mut self, name: &str, gateway: Ipv4Addr) -> Result<(), Refused> {
+        let Some(link) = self.link(name)? else { return Ok(()) };
+        let (message, _) = default_route(link.index, gateway);
+        self.send(vec![(message, NLM_F_CREATE | NLM_F_REPLACE)])
+    }
+
     /// Brings a link up.
     pub(crate) fn set_up(&mut self, index: u32) -> Result<(), Refused> {
         self.send(vec![up(index)])

@@ -9,6 +9,7 @@ use berth_domain::{ContainerId, Error, Result};
 use rustix::io::Errno;
 
 use crate::books::{self, Held};
+use crate::dns;
 use crate::endpoint::{self, check_static, is_link_of_ours, no_pair, random_id};
 use crate::ipam::NoAddress;
 use crate::netns::{self, Namespace};
@@ -32,7 +33,7 @@ impl Worker {
         if self.books().sandbox(container).is_some() {
             return Err(Error::conflict(format!("container {} has a sandbox already", container.short())));
         }
-        let SandboxRequest { name, mode, ports } = request;
+        let SandboxRequest { name, mode, ports, hostname, dns_servers } = request;
         let (endpoints, ports) = match mode {
             Mode::Container(netns) => {
                 let record = SandboxRecord { name, ..SandboxRecord::default() };
@@ -47,8 +48,9 @@ impl Worker {
         if plan.len() > 1 && plan.iter().any(|(network, _)| network.driver != Driver::Bridge) {
             return Err(Error::invalid("a container on the network host or none can be on no other network"));
         }
-        let record = SandboxRecord { sandbox_id: random_id()?, name, ..SandboxRecord::default() };
-        self.books().put(container.clone(), Held { record, sockets: Vec::new() });
+        let sandbox_id = random_id()?;
+        let record = SandboxRecord { sandbox_id, name, hostname, dns_servers, ..SandboxRecord::default() };
+        self.books().put(container.clone(), Held { record, ..Held::default() });
         let made = if on_host {
             self.lease_all(container, &plan).map(|()| None)
         } else {
@@ -93,6 +95,9 @@ impl Worker {
             Some(namespace) => namespace,
             None => self.build_links(container)?,
         };
+        if plan.iter().any(|(network, _)| dns::is_served(network)) {
+            self.serve_names(container, namespace.fd.as_fd())?;
+        }
         self.publish(container)?;
         Ok(namespace.fd)
     }
@@ -254,8 +259,12 @@ impl Worker {
     /// Copies of the descriptors that the shim is to hold. A message to it carries 250 at most, so that of more
     /// ports than that the rest is kept by the daemon alone, and reserved again by the next one.
     fn copies(&self, container: &ContainerId) -> Result<Vec<(String, OwnedFd)>> {
-        let mut copies = Vec::new();
-        for (port, sockets) in self.books().sockets(container) {
+        let books = self.books();
+        let mut copies = match books.resolver(container) {
+            Some(serving) => serving.copies()?,
+            None => Vec::new(),
+        };
+        for (port, sockets) in books.sockets(container) {
             for socket in sockets.iter().take(HELD_MAX - copies.len()) {
                 let copy = socket.try_clone().map_err(|e| Error::internal("copying a socket").because(e))?;
                 copies.push((held_name(port), copy));
@@ -268,6 +277,7 @@ impl Worker {
         &mut self,
         container: &ContainerId,
         record: SandboxRecord,
+        netns: Option<OwnedFd>,
         held: Vec<(String, OwnedFd)>,
     ) -> Result<()> {
         self.check_adoptable(container, &record)?;
@@ -283,6 +293,7 @@ impl Worker {
             }
             sockets.push((port.clone(), mine));
         }
+        let resolver = if record.resolver { self.serve_again(container, by_name, netns) } else { None };
         let mut books = self.books();
         for endpoint in &record.endpoints {
             if let Some(ip) = endpoint.ipv4 {
@@ -292,7 +303,7 @@ impl Worker {
                 }
             }
         }
-        books.put(container.clone(), Held { record, sockets });
+        books.put(container.clone(), Held { record, sockets, resolver });
         Ok(())
     }
 
@@ -418,7 +429,10 @@ impl Worker {
         }
         check_static(&network, request)?;
         let endpoint = self.lease(container, &network, request)?;
-        let connected = self.connect_endpoint(&endpoint, netns);
+        let connected = self.connect_endpoint(&endpoint, netns).and_then(|()| {
+            let serve = dns::is_served(&network) && !sandbox.resolver;
+            if serve { self.serve_names(container, netns.as_fd()) } else { Ok(()) }
+        });
         let mut books = self.books();
         let Some(record) = books.sandbox_mut(container) else {
             return Err(Error::internal("the sandbox went away"));
@@ -444,34 +458,58 @@ impl Worker {
         self.plug(endpoint, &mut namespace, 0)
     }
 
-    pub(crate) fn disconnect(&mut self, container: &ContainerId, network: &str) -> Result<SandboxRecord> {
+    pub(crate) fn disconnect(
+        &mut self,
+        container: &ContainerId,
+        netns: &OwnedFd,
+        network: &str,
+    ) -> Result<SandboxRecord> {
         let network = self.resolve(network)?;
-        let mut books = self.books();
-        let not_there = || {
-            Error::not_found(format!(
-                "container {} is not connected to network {}",
-                container.short(),
-                network.name
-            ))
-        };
-        let record = books.sandbox_mut(container).ok_or_else(not_there)?;
+        let not_there =
+            || Error::internal(format!("container {container} is not connected to network {}", network.name));
+        let mut record = self.books().sandbox(container).cloned().ok_or_else(not_there)?;
+        let before = books::forwards(container, &record);
         let at = record.endpoints.iter().position(|e| e.network_id == network.id).ok_or_else(not_there)?;
-        if books::published_endpoint(record).is_some_and(|e| e.network_id == network.id)
-            && !record.ports.is_empty()
-        {
-            return Err(Error::not_implemented(format!(
-                "disconnecting a running container from {}, the network that its published ports use",
-                network.name
-            )));
-        }
         let endpoint = record.endpoints.remove(at);
-        let record = record.clone();
-        if let Some(ip) = endpoint.ipv4 {
-            books.give_back(&network.id, ip);
+        let heir = endpoint.gateway.and_then(|_| self.heir(&record));
+        if let Some((at, gateway)) = heir {
+            record.endpoints[at].gateway = Some(gateway);
         }
-        drop(books);
+        let after = books::forwards(container, &record);
+        {
+            let mut books = self.books();
+            if let Some(ip) = endpoint.ipv4 {
+                books.give_back(&network.id, ip);
+            }
+            if let Some(known) = books.sandbox_mut(container) {
+                *known = record.clone();
+            }
+        }
+        if let Some((at, gateway)) = heir {
+            let interface = record.endpoints[at].interface.as_deref().unwrap_or_default();
+            netns::routes_inside(netns.as_fd())?.route_outward(interface, gateway).map_err(|e| {
+                Error::internal(format!("moving the default route to {interface}")).because(e)
+            })?;
+        }
         self.unplug(&endpoint);
+        if before != after {
+            self.change_firewall(|firewall| firewall.unpublish(&before))?;
+            self.change_firewall(|firewall| firewall.publish(&after))?;
+            self.forget_flows(&before);
+        }
         Ok(record)
+    }
+
+    /// The endpoint that the default gateway passes to, and the gateway there.
+    fn heir(&self, record: &SandboxRecord) -> Option<(usize, Ipv4Addr)> {
+        let books = self.books();
+        let able = record.endpoints.iter().enumerate().filter_map(|(at, endpoint)| {
+            let network = books.network(&endpoint.network_id).filter(|n| !n.internal)?;
+            let gateway = crate::bridge::gateway(network)?.addr();
+            let key = (std::cmp::Reverse(endpoint.gateway_priority), network.name.clone());
+            Some((key, (at, gateway)))
+        });
+        able.min_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, heir)| heir)
     }
 
     /// Removes an endpoint's links, in the background: the kernel takes its time.

@@ -8,6 +8,7 @@ use berth_domain::{Error, Result};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::books::{self, Books};
+use crate::dns::Dns;
 use crate::netns;
 use crate::nft::{Firewall, Watch};
 use crate::pool::{Pool, Sizes};
@@ -35,6 +36,7 @@ pub(crate) struct Worker {
     jobs: mpsc::WeakSender<Job>,
     pub(crate) pool: Pool,
     pub(crate) ports: Ports,
+    pub(crate) dns: Dns,
     /// All running containers are known.
     pub(crate) swept: bool,
 }
@@ -47,9 +49,10 @@ pub(crate) fn lock(books: &Mutex<Books>) -> MutexGuard<'_, Books> {
 pub(crate) async fn start(config: NetworkConfig, books: Arc<Mutex<Books>>) -> Result<mpsc::Sender<Job>> {
     let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
     let weak = jobs.downgrade();
+    let dns = Dns::new(tokio::runtime::Handle::current(), Arc::clone(&books));
     let (opened, result) = oneshot::channel();
     let body = move || {
-        let mut worker = match Worker::open(config, books, weak) {
+        let mut worker = match Worker::open(config, books, weak, dns) {
             Ok(worker) => worker,
             Err(error) => {
                 // Whoever asked may have gone; nothing is left to undo.
@@ -74,7 +77,12 @@ pub(crate) async fn start(config: NetworkConfig, books: Arc<Mutex<Books>>) -> Re
 }
 
 impl Worker {
-    fn open(config: NetworkConfig, books: Arc<Mutex<Books>>, jobs: mpsc::WeakSender<Job>) -> Result<Self> {
+    fn open(
+        config: NetworkConfig,
+        books: Arc<Mutex<Books>>,
+        jobs: mpsc::WeakSender<Job>,
+        dns: Dns,
+    ) -> Result<Self> {
         let mut worker = Self {
             records: Records::open(&config.data_root)?,
             routes: Routes::open().map_err(|e| Error::internal("opening a route socket").because(e))?,
@@ -82,6 +90,7 @@ impl Worker {
             jobs,
             pool: Pool::start(Sizes { bare: config.namespace_pool, dressed: config.endpoint_pool })?,
             ports: Ports::default(),
+            dns,
             swept: false,
             config,
             books,

@@ -255,7 +255,7 @@ fn what_is_refused() {
     bed.docker(&["network", "create", "unused"]).ok();
     let pruned = bed.docker(&["network", "prune", "-f"]).ok();
     assert!(pruned.contains("unused") && pruned.contains("there"), "{pruned}");
-    let seen = events.until("network prune");
+    let seen = events.until("network destroy unused");
     let seen = seen.join("\n");
     assert!(seen.contains("network create") && seen.contains("network destroy"), "{seen}");
     bed.finish();

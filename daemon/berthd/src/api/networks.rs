@@ -5,14 +5,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use berth_api::Filters;
-use berth_api::types::network::{Ipam, NetworkCreateBody, NetworkCreated, NetworksPruned};
-use berth_domain::{Error, EventKind, Meaning, Result};
+use berth_api::types::network::{
+    Ipam, NetworkConnectBody, NetworkCreateBody, NetworkCreated, NetworkDisconnectBody, NetworksPruned,
+};
+use berth_domain::{Error, Result};
 use berth_network::{AddressRange, Driver, NetworkRecord, NetworkRequest, NetworkView};
 use http::StatusCode;
 
 use crate::app::App;
 use crate::http::call::invalid;
-use crate::http::{Answer, Call, json, no_content, ok};
+use crate::http::{Answer, Call, empty, json, no_content, ok};
 use crate::wire::{self, labels_pass};
 
 const PREDEFINED: [&str; 3] = ["bridge", "host", "none"];
@@ -43,7 +45,7 @@ pub(crate) async fn network_list(app: Arc<App>, call: Call) -> Answer {
         }
     }
     let mut networks = Vec::new();
-    for view in app.networks.list() {
+    for view in app.engine.network_list() {
         if passes(&filters, &view)? {
             // Lists do not show who is on a network.
             networks.push(wire::network::network(&view, false));
@@ -58,7 +60,7 @@ pub(crate) async fn network_inspect(app: Arc<App>, call: Call) -> Answer {
         "" | "local" => {}
         _ => return Err(Error::not_found(format!("network {} not found", call.name()))),
     }
-    call.ok(&wire::network::network(&app.networks.inspect(call.name())?, true))
+    call.ok(&wire::network::network(&app.engine.network_inspect(call.name())?, true))
 }
 
 fn range(ipam: &Ipam) -> Result<Vec<AddressRange>> {
@@ -126,23 +128,13 @@ pub(crate) async fn network_create(app: Arc<App>, mut call: Call) -> Answer {
         ipam_options: ipam.options.unwrap_or_default(),
         labels: body.labels,
     };
-    let record = app.networks.network_create(request).await?;
-    publish(&app, "create", &record);
+    let record = app.engine.network_create(request).await?;
     json(StatusCode::CREATED, &NetworkCreated { id: record.id.clone(), warning: String::new() })
-}
-
-fn publish(app: &App, action: &str, record: &NetworkRecord) {
-    let attributes = [
-        ("name".to_owned(), record.name.clone()),
-        ("type".to_owned(), wire::network::driver(record.driver).to_owned()),
-    ];
-    app.engine.publish(EventKind::Network, action, &record.id, attributes.into());
 }
 
 /// `DELETE /networks/{id}`
 pub(crate) async fn network_delete(app: Arc<App>, call: Call) -> Answer {
-    let record = app.networks.network_remove(call.name()).await?;
-    publish(&app, "destroy", &record);
+    app.engine.network_remove(call.name()).await?;
     no_content()
 }
 
@@ -153,26 +145,24 @@ pub(crate) async fn network_prune(app: Arc<App>, call: Call) -> Answer {
         Some(text) => Some(wire::moment(text)?),
         None => None,
     };
-    let mut deleted = Vec::new();
-    for view in app.networks.list() {
-        let record = &view.record;
-        let keep = PREDEFINED.contains(&record.name.as_str())
-            || !view.endpoints.is_empty()
-            || !labels_pass(&filters, &record.labels)
-            || until.is_some_and(|t| record.created_at > t);
-        if keep {
-            continue;
-        }
-        match app.networks.network_remove(&record.id).await {
-            Ok(record) => {
-                publish(&app, "destroy", &record);
-                deleted.push(record.name.clone());
-            }
-            // Somebody joined it, or was faster.
-            Err(e) if matches!(e.meaning(), Meaning::Forbidden | Meaning::NotFound | Meaning::Conflict) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    app.engine.publish(EventKind::Network, "prune", "", [("reclaimed".to_owned(), "0".to_owned())].into());
+    let wanted = move |record: &NetworkRecord| {
+        labels_pass(&filters, &record.labels) && until.is_none_or(|t| record.created_at <= t)
+    };
+    let deleted = app.engine.network_prune(wanted).await?;
     ok(&NetworksPruned { networks_deleted: (!deleted.is_empty()).then_some(deleted) })
+}
+
+/// `POST /networks/{id}/connect`
+pub(crate) async fn network_connect(app: Arc<App>, mut call: Call) -> Answer {
+    let body: NetworkConnectBody = call.json().await?.unwrap_or_default();
+    let settings = body.endpoint_config.unwrap_or_default();
+    app.engine.network_connect(call.name(), &body.container, settings).await?;
+    Ok(empty(StatusCode::OK))
+}
+
+/// `POST /networks/{id}/disconnect`
+pub(crate) async fn network_disconnect(app: Arc<App>, mut call: Call) -> Answer {
+    let body: NetworkDisconnectBody = call.json().await?.unwrap_or_default();
+    app.engine.network_disconnect(call.name(), &body.container).await?;
+    Ok(empty(StatusCode::OK))
 }

@@ -292,7 +292,14 @@ impl Flight {
             (NetworkChoice::Networks(endpoints), _) => Mode::Networks(endpoints.clone()),
             (NetworkChoice::None | NetworkChoice::Container(_), _) => Mode::None,
         };
-        SandboxRequest { name: self.now.name.clone(), mode, ports: self.asked.ports.clone() }
+        let servers = self.engine.name_servers(&self.now.host_config);
+        SandboxRequest {
+            name: self.now.name.clone(),
+            mode,
+            ports: self.asked.ports.clone(),
+            hostname: self.now.config.hostname.clone(),
+            dns_servers: servers.iter().filter_map(|server| server.parse().ok()).collect(),
+        }
     }
 
     async fn mount_shm(&self, at: PathBuf) -> Result<PathBuf> {
@@ -317,9 +324,10 @@ impl Flight {
         let shm = borrowed.shm.clone();
         let etc = borrowed.etc_of.clone();
         let addresses = addresses(&sandbox.record);
+        let resolver = sandbox.record.resolver;
         blocking(move || {
             if etc.is_none() {
-                engine.write_etc(&now, &asked, &addresses, &hostname)?;
+                engine.write_etc(&now, &asked, (&addresses, resolver), &hostname)?;
             }
             record::write(&now.paths.dir.join(STATE_FILE), &state)?;
             let mut mounts = engine.backends.volumes.oci_mounts(&now.mounts)?;
@@ -425,7 +433,7 @@ fn make_run_dir(path: &Path) -> Result<()> {
         .map_err(|error| Error::io("making", path, error))
 }
 
-fn addresses(record: &SandboxRecord) -> Vec<IpAddr> {
+pub(crate) fn addresses(record: &SandboxRecord) -> Vec<IpAddr> {
     let v4 = record.endpoints.iter().filter_map(|endpoint| endpoint.ipv4.map(IpAddr::V4));
     let v6 = record.endpoints.iter().filter_map(|endpoint| endpoint.ipv6.map(IpAddr::V6));
     v4.chain(v6).collect()

@@ -74,7 +74,7 @@ fn none_is_made_before_everybody_has_their_address_back() {
     lab.restart_with(|config| config.endpoint_pool = 2).unwrap();
     until("those made ahead went with the daemon that made them", || lab.links().len() == made.len());
     for container in &made {
-        wait(lab.networks.sandbox_adopt(&container.id, container.record.clone(), Vec::new())).unwrap();
+        wait(lab.networks.sandbox_adopt(&container.id, container.record.clone(), None, Vec::new())).unwrap();
     }
     wait(lab.networks.sweep(&made.iter().map(|c| c.id.clone()).collect::<Vec<_>>())).unwrap();
     until("two are ready", || lab.links().len() == made.len() + 2);

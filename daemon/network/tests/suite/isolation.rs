@@ -106,10 +106,10 @@ fn containers_cannot_claim_to_be_loopback() {
 fn networks_are_isolated_but_for_published_ports() {
     let lab = Lab::new();
     lab.network("other", |_| {}).unwrap();
-    let server = lab.on("other", &[udp(5353, 53)]);
+    let server = lab.on("other", &[udp(5353, 1053)]);
     let client = lab.container(&[]);
-    let socket = server.ns.udp(53);
-    only_second_arrives(&client.ns, (server.ip(), 53), (HOST, 5353), &socket);
+    let socket = server.ns.udp(1053);
+    only_second_arrives(&client.ns, (server.ip(), 1053), (HOST, 5353), &socket);
 }
 
 #[test]

@@ -180,7 +180,13 @@ impl Lab {
 
     pub fn create(&self, mode: Mode, ports: &[PortRequest]) -> Result<Container> {
         let id = new_id();
-        let request = SandboxRequest { name: format!("c-{}", id.short()), mode, ports: ports.to_vec() };
+        let request = SandboxRequest {
+            name: format!("c-{}", id.short()),
+            mode,
+            ports: ports.to_vec(),
+            hostname: String::new(),
+            dns_servers: Vec::new(),
+        };
         let sandbox = wait(self.networks.sandbox_create(&id, request))?;
         let ns = sandbox.netns.unwrap_or_else(|| self.host.0.try_clone().unwrap());
         Ok(Container { id, ns: Ns(ns), record: sandbox.record, held: sandbox.held })

@@ -127,7 +127,13 @@ fn bad_requests_say_what_is_wrong() {
         Ipv4Addr::new(172, 17, 0, 4),
         "failures gave their addresses back, which then rest"
     );
-    let again = SandboxRequest { name: "x".into(), mode: Mode::None, ports: Vec::new() };
+    let again = SandboxRequest {
+        name: "x".into(),
+        mode: Mode::None,
+        ports: Vec::new(),
+        hostname: String::new(),
+        dns_servers: Vec::new(),
+    };
     let twice = wait(lab.networks.sandbox_create(&container.id, again)).unwrap_err();
     assert_eq!(twice.meaning(), Meaning::Conflict);
 }
@@ -136,7 +142,13 @@ fn bad_requests_say_what_is_wrong() {
 fn a_caller_that_goes_away_leaves_nothing() {
     let lab = Lab::new();
     let id = new_id();
-    let request = SandboxRequest { name: "gone".into(), mode: on_bridge(), ports: vec![tcp(8080, 80)] };
+    let request = SandboxRequest {
+        name: "gone".into(),
+        mode: on_bridge(),
+        ports: vec![tcp(8080, 80)],
+        hostname: String::new(),
+        dns_servers: Vec::new(),
+    };
     wait(async {
         let mut create = Box::pin(lab.networks.sandbox_create(&id, request));
         // Polled once, so that the work is queued, then given up.

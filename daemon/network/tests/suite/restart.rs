@@ -27,7 +27,7 @@ fn running_containers_carry_on_over_a_restart() {
     let json = serde_json::to_string(&container.record).unwrap();
     let record: SandboxRecord = serde_json::from_str(&json).unwrap();
     assert_eq!(record, container.record);
-    wait(lab.networks.sandbox_adopt(&container.id, record.clone(), held)).unwrap();
+    wait(lab.networks.sandbox_adopt(&container.id, record.clone(), None, held)).unwrap();
     let dead_link = dead.record.endpoints[0].link.clone().unwrap();
     assert!(lab.links().contains(&dead_link));
     wait(lab.networks.sweep(std::slice::from_ref(&container.id))).unwrap();
@@ -37,7 +37,7 @@ fn running_containers_carry_on_over_a_restart() {
 
     assert_eq!(talk(&lab.outside, (HOST, 8080), &listener), IpAddr::V4(OUTSIDE));
     assert_eq!(lab.networks.inspect("bridge").unwrap().endpoints.len(), 1);
-    let again = wait(lab.networks.sandbox_adopt(&new_id(), record, Vec::new())).unwrap_err();
+    let again = wait(lab.networks.sandbox_adopt(&new_id(), record, None, Vec::new())).unwrap_err();
     assert_eq!(again.meaning(), Meaning::Conflict, "its address is taken");
     let taken = lab.create(Mode::Networks(vec![EndpointRequest::on("bridge")]), &[tcp(8080, 80)]);
     assert!(taken.unwrap_err().chain().ends_with("port is already allocated"));
@@ -57,7 +57,7 @@ fn a_restart_after_the_rules_were_flushed_brings_them_back() {
     let listener = container.ns.listen(80);
     lab.host.sh("nft flush ruleset");
     lab.restart();
-    wait(lab.networks.sandbox_adopt(&container.id, container.record.clone(), Vec::new())).unwrap();
+    wait(lab.networks.sandbox_adopt(&container.id, container.record.clone(), None, Vec::new())).unwrap();
     wait(lab.networks.sweep(std::slice::from_ref(&container.id))).unwrap();
     assert_eq!(talk(&lab.outside, (HOST, 8080), &listener), IpAddr::V4(OUTSIDE));
 }
@@ -106,7 +106,7 @@ fn two_daemons_share_a_host() {
     for (lab, container) in [(&mut lab, &a), (&mut second, &b)] {
         let bridge = lab.networks.resolve("bridge").unwrap().bridge.clone().unwrap().link;
         lab.restart_with(|config| config.bridge = Some(bridge)).unwrap();
-        wait(lab.networks.sandbox_adopt(&container.id, container.record.clone(), Vec::new())).unwrap();
+        wait(lab.networks.sandbox_adopt(&container.id, container.record.clone(), None, Vec::new())).unwrap();
         wait(lab.networks.sweep(std::slice::from_ref(&container.id))).unwrap();
     }
     check(&lab);
@@ -150,7 +150,7 @@ fn the_administrators_chain_is_the_administrators() {
     lab.host.sh(&format!("nft add rule ip berth admin ip saddr {OUTSIDE} drop"));
     lab.outside.cannot_connect((HOST, 8080));
     lab.restart();
-    wait(lab.networks.sandbox_adopt(&container.id, container.record.clone(), Vec::new())).unwrap();
+    wait(lab.networks.sandbox_adopt(&container.id, container.record.clone(), None, Vec::new())).unwrap();
     wait(lab.networks.sweep(std::slice::from_ref(&container.id))).unwrap();
     lab.outside.cannot_connect((HOST, 8080));
     assert!(lab.table().contains(&format!("ip saddr {OUTSIDE} drop")));

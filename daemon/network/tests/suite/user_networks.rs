@@ -48,7 +48,7 @@ fn made_used_and_removed() {
     );
     lab.restart();
     assert_eq!(lab.networks.resolve("web").unwrap(), made);
-    wait(lab.networks.sandbox_adopt(&container.id, container.record.clone(), Vec::new())).unwrap();
+    wait(lab.networks.sandbox_adopt(&container.id, container.record.clone(), None, Vec::new())).unwrap();
     wait(lab.networks.sweep(std::slice::from_ref(&container.id))).unwrap();
     assert_eq!(talk(&lab.outside, (HOST, 8080), &listener), IpAddr::V4(OUTSIDE));
     lab.release(&container);
@@ -106,8 +106,14 @@ fn connected_while_it_runs() {
         twice.chain(),
         format!("endpoint with name {} already exists in network more", container.record.name)
     );
-    let record = wait(lab.networks.sandbox_disconnect(&container.id, "more")).unwrap();
-    assert_eq!(record, container.record);
+    let record = wait(lab.networks.sandbox_disconnect(
+        &container.id,
+        std::os::fd::AsFd::as_fd(&container.ns.0),
+        "more",
+    ))
+    .unwrap();
+    assert_eq!(record.endpoints, container.record.endpoints);
+    assert!(record.resolver, "what its resolv.conf says stays true");
     until("eth1 is gone", || !container.ns.sh("ip link").contains("eth1"));
     assert_eq!(talk(&lab.outside, (HOST, 8080), &listener), IpAddr::V4(OUTSIDE));
 }
