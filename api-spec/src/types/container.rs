@@ -273,3 +273,16 @@ pub struct FilesystemChange {
     /// 0 changed, 1 added, 2 deleted.
     pub kind: u8,
 }
+
+/// The `X-Docker-Container-Path-Stat` header of `…/archive`, in base64.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)]
+pub struct ContainerPathStat {
+    pub name: String,
+    pub size: i64,
+    /// Go's `fs.FileMode`.
+    pub mode: u32,
+    pub mtime: String,
+    pub link_target: String,
+}

@@ -15,8 +15,8 @@ use hyper::body::Incoming;
 use tracing::Instrument as _;
 
 use crate::api::{
-    build, containers, distribution, exec, images, networks, plugins, registry, search, swarm, system,
-    volumes,
+    build, containers, containers_files, distribution, exec, images, networks, plugins, registry, search,
+    swarm, system, volumes,
 };
 use crate::app::App;
 use crate::http::{Answer, Call, Response, empty, error};
@@ -158,13 +158,13 @@ fn handler(operation: Operation) -> Option<Handler> {
         Operation::ContainerWait => to!(containers::container_wait),
         Operation::ContainerDelete => to!(containers::container_delete),
         Operation::ContainerPrune => to!(containers::container_prune),
-        Operation::ContainerChanges
-        | Operation::ContainerExport
-        | Operation::ContainerStats
-        | Operation::ContainerAttachWebsocket
-        | Operation::ContainerArchiveInfo
-        | Operation::ContainerArchive
-        | Operation::PutContainerArchive => None,
+        Operation::ContainerChanges => to!(containers_files::container_changes),
+        Operation::ContainerExport => to!(containers_files::container_export),
+        Operation::ContainerStats => to!(containers_files::container_stats),
+        Operation::ContainerAttachWebsocket => None,
+        Operation::ContainerArchiveInfo => to!(containers_files::container_archive_info),
+        Operation::ContainerArchive => to!(containers_files::container_archive),
+        Operation::PutContainerArchive => to!(containers_files::put_container_archive),
 
         Operation::ContainerExec => to!(exec::container_exec),
         Operation::ExecStart => to!(exec::exec_start),

@@ -56,6 +56,8 @@ pub(crate) struct Handle {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) snapshot: watch::Receiver<Arc<Snapshot>>,
     pub(crate) door: Arc<Door>,
+    /// Held by who mounts the container's own directories: a start until it is known, a copy into a stopped container.
+    pub(crate) still: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Handle {

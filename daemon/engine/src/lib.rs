@@ -15,6 +15,7 @@
 //! | `asked`, `merge`, `health`, `log_config` | what was asked, checked |
 //! | `record`, `files`, `recover` | what is kept on disk, and what a new daemon makes of it |
 //! | `door`, `logs`, `events` | streams: attached clients, recorded output, what happened |
+//! | `tarball` | a container's files as an archive |
 //! | `undo` | taking a start back |
 //! | `seam`, `adapter` | the crates below, behind traits that tests can stand in for |
 #![forbid(unsafe_code)]
@@ -52,6 +53,7 @@ mod recover;
 mod recover_tests;
 mod seam;
 mod snapshot;
+mod tarball;
 mod task;
 mod undo;
 
@@ -59,12 +61,16 @@ pub use berth_image::{RemoveOptions as ImageRemoveOptions, Removed};
 pub use berth_network::{EndpointRecord, PublishedPort, SandboxRecord};
 pub use berth_volume::{MountPoint, MountType};
 pub use config::{EngineConfig, NATIVE_RUNTIME, OciRuntime};
+pub use container::archive::{ArchivePieces, PathStat};
 pub use container::attach::{AttachOptions, AttachTicket};
+pub use container::changes::{ChangeKind, Changes};
 pub use container::create::Created;
 pub use container::list::{FILTERS as LIST_FILTERS, ListOptions};
 pub use container::prune::PruneReport;
+pub use container::put_archive::PutOptions;
 pub use container::remove::RemoveOptions;
 pub use container::size::Sizes;
+pub use container::stats::StatsMode;
 pub use container::top::Top;
 pub use container::update::Update;
 pub use container::wait::{Condition, WaitHandle, WaitOutcome};

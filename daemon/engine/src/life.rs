@@ -31,6 +31,7 @@ impl Task {
             now: self.now.clone(),
             state: self.state_record(),
             door: Arc::clone(&self.door),
+            still: Arc::clone(&self.still),
             lingering: self.lingering.take(),
         };
         self.restart_at = None;
@@ -52,7 +53,7 @@ impl Task {
 
     /// It runs.
     pub(crate) async fn started(&mut self, started: Started) {
-        let Started { shim, events, pid, sandbox, started_at, since } = started;
+        let Started { shim, events, pid, sandbox, started_at, since, still } = started;
         let Some(starting) = self.starting.take() else { return };
         for guest in self.door.open(Arc::clone(&shim)) {
             // Those who came between the launch and now.
@@ -80,6 +81,7 @@ impl Task {
         self.now.sandbox = sandbox.map(Arc::new);
         self.begin_probing();
         self.publish();
+        drop(still);
         self.volume_events("mount");
         self.network_events("connect");
         self.event("start", &[]);

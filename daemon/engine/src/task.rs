@@ -88,6 +88,7 @@ pub(crate) struct Task {
     /// The last run was ended by a person.
     pub(crate) by_hand: bool,
     pub(crate) door: Arc<Door>,
+    pub(crate) still: Arc<tokio::sync::Mutex<()>>,
     pub(crate) publisher: watch::Sender<Arc<Snapshot>>,
     urgent: mpsc::Receiver<Command>,
     commands: mpsc::Receiver<Command>,
@@ -131,12 +132,14 @@ impl Task {
         let (commands_sender, commands) = mpsc::channel(QUEUE);
         let (publisher, snapshot) = watch::channel(Arc::new(now.clone()));
         let door = Arc::new(Door::default());
+        let still = Arc::default();
         let handle = Arc::new(Handle {
             id: now.id.clone(),
             urgent: urgent_sender,
             commands: commands_sender,
             snapshot,
             door: Arc::clone(&door),
+            still: Arc::clone(&still),
         });
         let task = Self {
             engine,
@@ -144,6 +147,7 @@ impl Task {
             now,
             by_hand,
             door,
+            still,
             publisher,
             urgent,
             commands,

@@ -29,7 +29,7 @@ mod repair;
 mod resolve;
 mod save;
 mod source;
-mod tar;
+pub mod tar;
 mod types;
 mod unpack;
 

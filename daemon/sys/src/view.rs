@@ -94,7 +94,10 @@ fn build(lower: &[PathBuf], upper: &Upper, binds: &[Bind], read_only: bool) -> i
     let view = InRoot::open_root(&root)?;
     for bind in binds {
         mount_bind(&view, bind).map_err(|error| {
-            io::Error::new(error.kind(), format!("{} at {}: {error}", bind.source.display(), bind.target.display()))
+            io::Error::new(
+                error.kind(),
+                format!("{} at {}: {error}", bind.source.display(), bind.target.display()),
+            )
         })?;
     }
     if read_only {
@@ -120,7 +123,13 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> io::Resul
     let options = format!("lowerdir={},upperdir={upper},workdir={work},{MORE}", layers.join(":"));
     if options.len() < PAGE {
         let options = std::ffi::CString::new(options).map_err(|_| io::ErrorKind::InvalidInput)?;
-        return Ok(rustix::mount::mount("overlay", at, "overlay", MountFlags::empty(), Some(options.as_c_str()))?);
+        return Ok(rustix::mount::mount(
+            "overlay",
+            at,
+            "overlay",
+            MountFlags::empty(),
+            Some(options.as_c_str()),
+        )?);
     }
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in &layers {

@@ -8,6 +8,7 @@ mod bad_input;
 mod crash;
 mod cut;
 mod exec;
+mod files;
 mod images;
 mod limits;
 mod logs;

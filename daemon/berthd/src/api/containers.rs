@@ -317,7 +317,7 @@ pub(crate) async fn container_wait(app: Arc<App>, call: Call) -> Answer {
     Ok(response)
 }
 
-async fn send_json<T: serde::Serialize>(sender: &mpsc::Sender<Bytes>, value: &T) {
+pub(super) async fn send_json<T: serde::Serialize>(sender: &mpsc::Sender<Bytes>, value: &T) {
     match serde_json::to_vec(value) {
         Ok(mut line) => {
             line.push(b'\n');

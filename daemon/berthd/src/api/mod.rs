@@ -3,6 +3,7 @@
 
 pub(crate) mod build;
 pub(crate) mod containers;
+pub(crate) mod containers_files;
 pub(crate) mod distribution;
 pub(crate) mod exec;
 pub(crate) mod images;

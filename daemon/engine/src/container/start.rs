@@ -58,6 +58,8 @@ pub(crate) struct Flight {
     pub(crate) now: Snapshot,
     pub(crate) state: StateRecord,
     pub(crate) door: Arc<Door>,
+    /// Taken while the container's directories are being mounted.
+    pub(crate) still: Arc<tokio::sync::Mutex<()>>,
     /// The last run's shim on its way out.
     pub(crate) lingering: Option<JoinHandle<()>>,
 }
@@ -71,6 +73,8 @@ pub(crate) struct Started {
     pub(crate) sandbox: Option<SandboxRecord>,
     pub(crate) started_at: Timestamp,
     pub(crate) since: Instant,
+    /// Until the start is published, so that nobody takes the container for a stopped one.
+    pub(crate) still: tokio::sync::OwnedMutexGuard<()>,
 }
 
 /// A start that did not.
@@ -158,6 +162,8 @@ impl Flight {
             self.lingering = None;
             ended.map_err(|error| Error::internal("waiting for the last run's shim").because(error))?;
         }
+        let waiting = Arc::clone(&self.still).lock_owned();
+        let still = cancel.race(waiting).await.ok_or_else(|| cancelled(&self.id))?;
         if let Some(why) = &self.asked.refusal {
             return Err(Error::invalid(format!("this container's settings are not accepted: {why}")).into());
         }
@@ -211,7 +217,7 @@ impl Flight {
         let events =
             undo.settle().ok_or_else(|| Error::internal("the shim's events were taken by somebody else"))?;
         let sandbox = Some(sandbox.record).filter(|record| !record.sandbox_id.is_empty());
-        Ok(Started { shim, events, pid, sandbox, started_at, since })
+        Ok(Started { shim, events, pid, sandbox, started_at, since, still })
     }
 
     /// What other containers lend: all of them must run.

@@ -19,7 +19,7 @@ mod tests;
 use std::io::{self, BufRead, Read};
 
 use pax::Pax;
-pub(crate) use sparse::Extent;
+pub use sparse::Extent;
 
 const BLOCK: usize = 512;
 /// Long names and PAX records above this are refused (Go's bound).
@@ -29,7 +29,8 @@ const META_PER_ENTRY: u32 = 16;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+#[allow(missing_docs)] // They are what they are called.
+pub enum Kind {
     File,
     HardLink,
     Symlink,
@@ -41,27 +42,34 @@ pub(crate) enum Kind {
 
 /// One entry's header, with all that PAX and GNU extensions say of it. Names are as written.
 #[derive(Debug, Clone)]
-pub(crate) struct Entry {
-    pub(crate) path: Vec<u8>,
-    pub(crate) link: Vec<u8>,
-    pub(crate) kind: Kind,
+pub struct Entry {
+    /// Its name.
+    pub path: Vec<u8>,
+    /// What a link leads to.
+    pub link: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
     /// Permissions with setuid, setgid and sticky.
-    pub(crate) mode: u32,
-    pub(crate) uid: u64,
-    pub(crate) gid: u64,
+    pub mode: u32,
+    /// Owner.
+    pub uid: u64,
+    /// Group.
+    pub gid: u64,
     /// Seconds and nanoseconds since 1970.
-    pub(crate) mtime: (i64, u32),
+    pub mtime: (i64, u32),
     /// The file's length, holes included.
-    pub(crate) size: u64,
-    pub(crate) device: (u32, u32),
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub size: u64,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
+    /// Extended attributes.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Where the stored bytes belong; `None` for a plain file.
-    pub(crate) sparse: Option<Vec<Extent>>,
+    pub sparse: Option<Vec<Extent>>,
 }
 
 /// A tar stream.
 #[derive(Debug)]
-pub(crate) struct Reader<R> {
+pub struct Reader<R> {
     input: R,
     /// Stored bytes of the current entry not yet read.
     data: u64,
@@ -80,17 +88,22 @@ fn cut_short() -> io::Error {
 }
 
 impl<R: BufRead> Reader<R> {
-    pub(crate) fn new(input: R) -> Self {
+    /// Reads the archive that `input` is.
+    pub fn new(input: R) -> Self {
         Self { input, data: 0, padding: 0, ended: false }
     }
 
     /// The input, wherever it stands.
-    pub(crate) fn into_inner(self) -> R {
+    pub fn into_inner(self) -> R {
         self.input
     }
 
     /// The next entry; what is unread of the current one is skipped.
-    pub(crate) fn next_entry(&mut self) -> io::Result<Option<Entry>> {
+    ///
+    /// # Errors
+    ///
+    /// The archive is damaged or cut short, or its input cannot be read.
+    pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
         let mut pax = Pax::default();
         let mut long_path = None;
         let mut long_link = None;
@@ -117,7 +130,11 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// The current entry's next stored bytes, lent from the input's buffer; empty at their end.
-    pub(crate) fn data(&mut self) -> io::Result<&[u8]> {
+    ///
+    /// # Errors
+    ///
+    /// The archive is damaged or cut short, or its input cannot be read.
+    pub fn data(&mut self) -> io::Result<&[u8]> {
         if self.data == 0 {
             return Ok(&[]);
         }
@@ -131,7 +148,7 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// Takes `n` bytes of those lent by [`Reader::data`].
-    pub(crate) fn consume(&mut self, n: usize) {
+    pub fn consume(&mut self, n: usize) {
         self.input.consume(n);
         self.data -= n as u64;
     }

@@ -10,9 +10,11 @@ pub(super) const EXTENTS_MAX: usize = 100_000;
 
 /// A stored part of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Extent {
-    pub(crate) offset: u64,
-    pub(crate) length: u64,
+pub struct Extent {
+    /// Where in the file.
+    pub offset: u64,
+    /// How many bytes.
+    pub length: u64,
 }
 
 fn invalid() -> io::Error {

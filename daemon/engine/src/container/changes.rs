@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `ContainerChanges`: what a container changed in its image's files, as its upper directory tells.
+//!
+//! Kinds are the reference's: what has no counterpart in the image is added; a whiteout is a deletion, and so is what
+//! a directory that was made anew hides; the directory of an added or deleted file counts as modified.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use berth_domain::{Error, Result};
+use berth_sys::in_root::{self, InRoot};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
+
+use crate::Engine;
+use crate::container::view::{pin, reopen};
+use crate::files::blocking;
+
+/// What happened to a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// Its content or attributes are others.
+    Modified,
+    /// It is not in the image.
+    Added,
+    /// It is only in the image.
+    Deleted,
+}
+
+/// Changed paths, absolute in the container.
+pub type Changes = BTreeMap<PathBuf, ChangeKind>;
+
+/// Each level holds two descriptors.
+const MAX_DEPTH: usize = 512;
+
+impl Engine {
+    /// What a container changed in its image's files.
+    ///
+    /// # Errors
+    ///
+    /// No such container; its files cannot be read.
+    pub async fn container_changes(&self, name: &str) -> Result<Changes> {
+        let now = self.index.resolve(name)?.now();
+        let mut lower = self.backends.images.layers(&now.image)?;
+        lower.push(self.init_layer());
+        let upper = now.paths.upper.clone();
+        blocking(move || {
+            let image = berth_sys::mount::overlay_read_only(&lower)
+                .map_err(|error| Error::internal("mounting the image's layers").because(error))?;
+            let read = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let top: OwnedFd =
+                rustix::fs::open(&upper, read, Mode::empty()).map_err(|e| Error::io("opening", &upper, e))?;
+            compare(InRoot::from_fd(image), &top).map_err(|error| Error::io("reading", &upper, error))
+        })
+        .await
+    }
+}
+
+fn compare(image: InRoot, upper: &OwnedFd) -> io::Result<Changes> {
+    let mut comparison = Comparison { image, changes: Changes::new() };
+    comparison.directory(upper, Path::new("/"), true, 0)?;
+    let parents: Vec<PathBuf> = comparison
+        .changes
+        .iter()
+        .filter(|(_, kind)| **kind != ChangeKind::Modified)
+        .filter_map(|(path, _)| path.parent().filter(|parent| *parent != Path::new("/")))
+        .map(Path::to_owned)
+        .collect();
+    for parent in parents {
+        comparison.changes.entry(parent).or_insert(ChangeKind::Modified);
+    }
+    Ok(comparison.changes)
+}
+
+struct Comparison {
+    image: InRoot,
+    changes: Changes,
+}
+
+impl Comparison {
+    /// What the image has at a path, no link followed.
+    fn below(&self, path: &Path) -> io::Result<Option<(OwnedFd, Stat)>> {
+        let relative = path.strip_prefix("/").unwrap_or(path);
+        // In the image, what is above a link was a directory, or there is nothing to compare with.
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        match in_root::openat2(self.image.as_fd(), relative, flags, Mode::empty(), how) {
+            Ok(fd) => Ok(Some((rustix::fs::fstat(&fd)?, fd))),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            // The last component itself.
+            Err(Errno::LOOP) => {
+                let (Some(parent), Some(name)) = (relative.parent(), relative.file_name()) else {
+                    return Ok(None);
+                };
+                let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+                let directory = OFlags::PATH | OFlags::DIRECTORY;
+                match in_root::openat2(self.image.as_fd(), parent, directory, Mode::empty(), how) {
+                    Ok(parent) => {
+                        let fd = pin(parent.as_fd(), name)?;
+                        Ok(Some((rustix::fs::fstat(&fd)?, fd)))
+                    }
+                    Err(Errno::LOOP | Errno::NOTDIR | Errno::NOENT) => Ok(None),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+        .map(|found| found.map(|(stat, fd)| (fd, stat)))
+    }
+
+    fn directory(&mut self, here: &OwnedFd, path: &Path, merged: bool, depth: usize) -> io::Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the tree is too deep"));
+        }
+        for (name, _) in in_root::entries(here)? {
+            let name = OsStr::from_bytes(name.as_bytes());
+            match pin(here.as_fd(), name) {
+                Ok(fd) => self.entry(fd.as_fd(), path.join(name), merged, depth)?,
+                // It went away since the directory was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, file: BorrowedFd<'_>, path: PathBuf, merged: bool, depth: usize) -> io::Result<()> {
+        let stat = rustix::fs::fstat(file)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        // Beneath a directory that is new, nothing is the image's.
+        let below = if merged { self.below(&path)? } else { None };
+        if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
+            if below.is_some() {
+                self.changes.insert(path, ChangeKind::Deleted);
+            }
+            return Ok(());
+        }
+        let was_directory = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let Some((old, old_stat)) = below else {
+            self.changes.insert(path.clone(), ChangeKind::Added);
+            if kind == FileType::Directory {
+                let here = reopen(file, OFlags::RDONLY | OFlags::DIRECTORY)?;
+                self.directory(&here, &path, false, depth + 1)?;
+            }
+            return Ok(());
+        };
+        if kind != FileType::Directory {
+            self.changes.insert(path, ChangeKind::Modified);
+            return Ok(());
+        }
+        // A directory is copied up for what is in it; by itself that is no change.
+        let same = was_directory(&old_stat)
+            && (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_mtime, stat.st_mtime_nsec)
+                == (
+                    old_stat.st_mode,
+                    old_stat.st_uid,
+                    old_stat.st_gid,
+                    old_stat.st_mtime,
+                    old_stat.st_mtime_nsec,
+                );
+        if !same {
+            self.changes.insert(path.clone(), ChangeKind::Modified);
+        }
+        let here = reopen(file, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut mark = [0; 1];
+        let opaque = match rustix::fs::fgetxattr(&here, "trusted.overlay.opaque", &mut mark) {
+            Ok(n) => n == 1 && mark == *b"y",
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => false,
+            Err(error) => return Err(error.into()),
+        };
+        if opaque && was_directory(&old_stat) {
+            // Whatever is not here again is gone; what is, is compared.
+            let old = reopen(old.as_fd(), OFlags::RDONLY | OFlags::DIRECTORY)?;
+            for (name, _) in in_root::entries(&old)? {
+                let name = OsStr::from_bytes(name.as_bytes());
+                if pin(here.as_fd(), name).is_err() {
+                    self.changes.insert(path.join(name), ChangeKind::Deleted);
+                }
+            }
+        }
+        self.directory(&here, &path, was_directory(&old_stat), depth + 1)
+    }
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A directory of a container that an archive is unpacked in, entry by entry.
+
+use std::ffi::OsStr;
+use std::io::{self, BufRead};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use berth_image::tar::{Entry, Kind, Reader};
+use berth_sys::in_root::{self, InRoot};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+/// Directories whose times are set at the end; further ones keep the time of their unpacking.
+const TIMES_MAX: usize = 100_000;
+
+/// The directory.
+pub(crate) struct Place<'a> {
+    root: &'a InRoot,
+    path: &'a Path,
+    keep_kinds: bool,
+    owner: Option<(u32, u32)>,
+    /// The directory that the last entry went to: archives come sorted.
+    parent: Option<(PathBuf, OwnedFd)>,
+    times: Vec<(PathBuf, Timestamps)>,
+}
+
+fn bad(what: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.into())
+}
+
+/// A name in the archive as a path beneath the place; empty for the place itself.
+fn clean(name: &[u8]) -> io::Result<PathBuf> {
+    if name.contains(&0) {
+        return Err(bad("a name with a NUL byte"));
+    }
+    let mut clean = PathBuf::new();
+    for part in name.split(|b| *b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." if clean.pop() => {}
+            b".." => return Err(bad("the name leads out of the directory that is unpacked in")),
+            part => clean.push(OsStr::from_bytes(part)),
+        }
+    }
+    Ok(clean)
+}
+
+fn times(entry: &Entry) -> Timestamps {
+    let time = Timespec { tv_sec: entry.mtime.0, tv_nsec: i64::from(entry.mtime.1) };
+    Timestamps { last_access: time, last_modification: time }
+}
+
+impl<'a> Place<'a> {
+    pub(crate) fn new(root: &'a InRoot, path: &'a Path, keep_kinds: bool, owner: Option<(u32, u32)>) -> Self {
+        Self { root, path, keep_kinds, owner, parent: None, times: Vec::new() }
+    }
+
+    /// Unpacks one entry.
+    pub(crate) fn entry<R: BufRead>(&mut self, archive: &mut Reader<R>, entry: &Entry) -> io::Result<()> {
+        let path = clean(&entry.path)?;
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+            // The place itself: it is there, and is not the archive's to change.
+            return Ok(());
+        };
+        let parent = match self.parent.take() {
+            Some((held, fd)) if held == directory => fd,
+            // Looked up anew from the root: a symlink leads where it leads in the container.
+            _ => self.root.create_dir_all(&self.path.join(directory), Mode::from_raw_mode(0o755))?,
+        };
+        self.check_kind(&parent, name, entry)?;
+        match entry.kind {
+            Kind::Directory => self.directory(&parent, name, &path, entry)?,
+            Kind::File => self.file(archive, &parent, name, entry)?,
+            Kind::HardLink => self.hard_link(&parent, name, entry)?,
+            Kind::Symlink => {
+                in_root::remove_all(&parent, name)?;
+                rustix::fs::symlinkat(OsStr::from_bytes(&entry.link), &parent, name)?;
+                self.named_attributes(&parent, name, entry)?;
+            }
+            Kind::Char | Kind::Block | Kind::Fifo => {
+                let kind = match entry.kind {
+                    Kind::Char => FileType::CharacterDevice,
+                    Kind::Block => FileType::BlockDevice,
+                    _ => FileType::Fifo,
+                };
+                in_root::remove_all(&parent, name)?;
+                let device = rustix::fs::makedev(entry.device.0, entry.device.1);
+                rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(entry.mode & 0o777), device)?;
+                self.named_attributes(&parent, name, entry)?;
+            }
+        }
+        self.parent = Some((directory.to_owned(), parent));
+        Ok(())
+    }
+
+    /// Sets the times of directories, which unpacking in them changed.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        for (path, times) in self.times.drain(..).rev() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            match self.root.open(&self.path.join(path), flags, Mode::empty()) {
+                Ok(directory) => rustix::fs::futimens(&directory, &times)?,
+                // The container has moved it meanwhile.
+                Err(error) => tracing::debug!(%error, "a directory's times are not set"),
+            }
+        }
+        Ok(())
+    }
+
+    fn check_kind(&self, parent: &OwnedFd, name: &OsStr, entry: &Entry) -> io::Result<()> {
+        if !self.keep_kinds {
+            return Ok(());
+        }
+        let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let place = self.path.display();
+        match (FileType::from_raw_mode(stat.st_mode) == FileType::Directory, entry.kind == Kind::Directory) {
+            (true, false) => {
+                Err(bad(format!("cannot overwrite directory {:?} with non-directory \"{place}\"", name)))
+            }
+            (false, true) => {
+                Err(bad(format!("cannot overwrite non-directory {:?} with directory \"{place}\"", name)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn owner_of(&self, entry: &Entry) -> io::Result<(Option<Uid>, Option<Gid>)> {
+        let (uid, gid) = match self.owner {
+            Some(owner) => owner,
+            None => {
+                // 2^32-1 means "leave it" to the kernel.
+                let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
+                id(entry.uid).zip(id(entry.gid)).ok_or_else(|| bad("its owner is out of range"))?
+            }
+        };
+        Ok((Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))
+    }
+
+    fn directory(&mut self, parent: &OwnedFd, name: &OsStr, path: &Path, entry: &Entry) -> io::Result<()> {
+        match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => {
+                let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                    in_root::remove_all(parent, name)?;
+                    rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let directory = in_root::openat2(parent.as_fd(), Path::new(name), flags, Mode::empty(), how)?;
+        self.attributes(&directory, entry)?;
+        if self.times.len() < TIMES_MAX {
+            self.times.push((path.to_owned(), times(entry)));
+        }
+        Ok(())
+    }
+
+    fn file<R: BufRead>(
+        &self,
+        archive: &mut Reader<R>,
+        parent: &OwnedFd,
+        name: &OsStr,
+        entry: &Entry,
+    ) -> io::Result<()> {
+        in_root::remove_all(parent, name)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)?;
+        // A plain file is one extent; a sparse one has holes between its own.
+        let mut extents = entry.sparse.iter().flatten().map(|e| (e.offset, e.length));
+        let mut extent = if entry.sparse.is_some() { extents.next() } else { Some((0, u64::MAX)) };
+        loop {
+            let mut bytes = archive.data()?;
+            let stored = bytes.len();
+            if stored == 0 {
+                break;
+            }
+            while !bytes.is_empty() {
+                let Some((offset, left)) = extent.filter(|(_, left)| *left > 0) else {
+                    extent = Some(extents.next().ok_or_else(|| bad("archive/tar: invalid sparse file"))?);
+                    continue;
+                };
+                let most = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                let n = rustix::io::pwrite(&file, &bytes[..most], offset)?;
+                extent = Some((offset + n as u64, left - n as u64));
+                bytes = &bytes[n..];
+            }
+            archive.consume(stored);
+        }
+        if entry.sparse.is_some() {
+            rustix::fs::ftruncate(&file, entry.size)?;
+        }
+        self.attributes(&file, entry)?;
+        rustix::fs::futimens(&file, &times(entry))?;
+        Ok(())
+    }
+
+    fn hard_link(&self, parent: &OwnedFd, name: &OsStr, entry: &Entry) -> io::Result<()> {
+        let target = clean(&entry.link)?;
+        let (Some(directory), Some(last)) = (target.parent(), target.file_name()) else {
+            return Err(bad("a hard link to a directory"));
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let directory = self.root.open(&self.path.join(directory), flags, Mode::empty())?;
+        let (there, here) = (rustix::fs::fstat(&directory)?, rustix::fs::fstat(parent)?);
+        if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino) && last == name {
+            return Ok(());
+        }
+        let stat = rustix::fs::statat(&directory, last, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Err(bad("a hard link to a directory"));
+        }
+        in_root::remove_all(parent, name)?;
+        Ok(rustix::fs::linkat(&directory, last, parent, name, AtFlags::empty())?)
+    }
+
+    /// Owner, permissions and extended attributes, in the order in which one does not undo the other.
+    fn attributes(&self, file: &OwnedFd, entry: &Entry) -> io::Result<()> {
+        let (uid, gid) = self.owner_of(entry)?;
+        rustix::fs::fchown(file, uid, gid)?;
+        rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))?;
+        for (name, value) in &entry.xattrs {
+            // Those of the kernel's own subsystems are not an archive's to set.
+            if name != b"security.capability" && !name.starts_with(b"user.") {
+                continue;
+            }
+            match rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
+                Ok(()) => {}
+                Err(Errno::OPNOTSUPP) if name != b"security.capability" => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Owner and times of what cannot be opened: by its name, which is not followed.
+    fn named_attributes(&self, parent: &OwnedFd, name: &OsStr, entry: &Entry) -> io::Result<()> {
+        let (uid, gid) = self.owner_of(entry)?;
+        rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(rustix::fs::utimensat(parent, name, &times(entry), AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A container's files as it sees them, for whoever reads or writes them from outside.
+//!
+//! A running container's root is that of its init process, with all that is mounted in it. A stopped one's is put
+//! together anew: its layers, its own files and its volumes. Reading never mounts the container's own
+//! directories for writing; writing does, and keeps starts out meanwhile.
+
+use std::io::{self, Read as _};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use berth_domain::{Error, Result, Status};
+use berth_sys::in_root::InRoot;
+use berth_sys::view::{self, Bind, Upper};
+use berth_volume::MountType;
+use rustix::fs::{Mode, OFlags};
+use tokio::sync::OwnedMutexGuard;
+
+use crate::Engine;
+use crate::files::blocking;
+use crate::handle::Handle;
+use crate::snapshot::Snapshot;
+
+/// What a view is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Read,
+    Write,
+    /// Reading the container's own files, without volumes and whether it runs or not.
+    OwnFiles,
+}
+
+/// A container's files.
+#[derive(Debug)]
+pub(crate) struct View {
+    inner: Inner,
+    /// No start comes in between.
+    _still: Option<OwnedMutexGuard<()>>,
+}
+
+#[derive(Debug)]
+enum Inner {
+    Running(InRoot),
+    Stopped(view::View),
+}
+
+impl View {
+    pub(crate) fn root(&self) -> &InRoot {
+        match &self.inner {
+            Inner::Running(root) => root,
+            Inner::Stopped(view) => &view.root,
+        }
+    }
+}
+
+impl Engine {
+    /// Opens a container's files.
+    pub(crate) async fn view(self: &Arc<Self>, handle: &Handle, purpose: Purpose) -> Result<View> {
+        let mut still = None;
+        if purpose == Purpose::Write && !runs(&handle.now()) {
+            // A start that is under way is let through first; the state is looked at again after it.
+            still = Some(Arc::clone(&handle.still).lock_owned().await);
+        }
+        let now = handle.now();
+        match now.state.status {
+            Status::Removing | Status::Dead => {
+                return Err(Error::conflict(format!("container {} is being removed", now.id)));
+            }
+            _ if runs(&now) => still = None,
+            _ => {}
+        }
+        let engine = Arc::clone(self);
+        blocking(move || {
+            let inner = if runs(&now) && purpose != Purpose::OwnFiles {
+                Inner::Running(running(&now)?)
+            } else {
+                Inner::Stopped(engine.stopped(&now, purpose)?)
+            };
+            Ok(View { inner, _still: still })
+        })
+        .await
+    }
+
+    fn stopped(&self, now: &Snapshot, purpose: Purpose) -> Result<view::View> {
+        let mut lower = self.backends.images.layers(&now.image)?;
+        lower.push(self.init_layer());
+        let upper = if purpose == Purpose::Write {
+            Upper::Kept { upper: now.paths.upper.clone(), work: now.paths.work.clone() }
+        } else {
+            lower.insert(0, now.paths.upper.clone());
+            Upper::Scratch
+        };
+        let binds = if purpose == Purpose::OwnFiles { Vec::new() } else { binds(now) };
+        let read_only = purpose == Purpose::Write && now.host_config.readonly_rootfs;
+        view::assemble(lower, upper, binds, read_only)
+            .map_err(|error| Error::internal("mounting the container's files").because(error))
+    }
+}
+
+fn runs(now: &Snapshot) -> bool {
+    matches!(now.state.status, Status::Running | Status::Paused)
+}
+
+/// What is mounted in a container: volumes and binds, and the files that the engine writes. Not tmpfs, which is empty.
+fn binds(now: &Snapshot) -> Vec<Bind> {
+    let etc = [
+        (&now.paths.resolv_conf, "/etc/resolv.conf"),
+        (&now.paths.hostname, "/etc/hostname"),
+        (&now.paths.hosts, "/etc/hosts"),
+    ];
+    let etc = etc.into_iter().filter(|(source, _)| source.exists()).map(|(source, target)| Bind {
+        source: source.clone(),
+        target: target.into(),
+        recursive: false,
+        read_only: false,
+    });
+    let points = now.mounts.iter().filter(|point| point.r#type != MountType::Tmpfs).map(|point| Bind {
+        source: PathBuf::from(&point.source),
+        target: PathBuf::from(&point.destination),
+        recursive: !point.non_recursive,
+        read_only: !point.rw,
+    });
+    let mut binds: Vec<Bind> = etc.chain(points).collect();
+    // What is mounted beneath another mount comes after it.
+    binds.sort_by_key(|bind| bind.target.components().count());
+    // A source that went away is no reason to refuse the rest; at its place is what the container has there itself.
+    binds.retain(|bind| bind.source.exists());
+    binds
+}
+
+/// The root of init. Process ids are given again: the process is held by its directory in /proc, and then must be in
+/// the container's cgroup, before its root is taken.
+fn running(now: &Snapshot) -> Result<InRoot> {
+    open_running(now).map_err(|error| {
+        Error::conflict(format!("the files of container {} cannot be reached: it is ending", now.id))
+            .because(error)
+    })
+}
+
+fn open_running(now: &Snapshot) -> io::Result<InRoot> {
+    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let process = init_process(now)?;
+    Ok(InRoot::from_fd(rustix::fs::openat(&process, "root", directory, Mode::empty())?))
+}
+
+/// The directory in /proc of a container's init, of no other process.
+pub(crate) fn init_process(now: &Snapshot) -> io::Result<OwnedFd> {
+    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let process = rustix::fs::open(format!("/proc/{}", now.state.pid), directory, Mode::empty())?;
+    let read = OFlags::RDONLY | OFlags::CLOEXEC;
+    let mut cgroups = String::new();
+    std::fs::File::from(rustix::fs::openat(&process, "cgroup", read, Mode::empty())?)
+        .read_to_string(&mut cgroups)?;
+    if !cgroups.contains(now.id.as_str()) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "its init process has gone"));
+    }
+    Ok(process)
+}
+
+/// Opens what an `O_PATH` descriptor of a regular file is of. Nothing is looked up, so nothing can come in between.
+pub(crate) fn reopen(fd: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd as _;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    Ok(rustix::fs::open(path, flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK, Mode::empty())?)
+}
+
+/// Opens a name in a directory, whatever it is, without following or touching it.
+pub(crate) fn pin(directory: BorrowedFd<'_>, name: impl AsRef<Path>) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(directory, name.as_ref(), flags, Mode::empty())?)
+}
