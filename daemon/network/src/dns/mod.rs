@@ -6,6 +6,10 @@
 //! forwarded leaves from there. The shim holds copies of the sockets; a daemon that comes back serves them
 //! again, and questions of the meantime wait in their buffers.
 //!
+//! They take port 53 of that one address. A name server that runs in such a container and binds port 53 of all
+//! addresses is refused for TCP, and for UDP unless it sets `SO_REUSEADDR`: it has to bind the container's own
+//! address, or 127.0.0.1.
+//!
 //! | module | what it knows |
 //! |---|---|
 //! | `names` | who is called how, and who may know |

@@ -45,11 +45,10 @@ impl Asker {
     /// The name behind an address.
     pub(crate) fn name(&self, ip: Ipv4Addr) -> Option<String> {
         let books = worker::lock(&self.books);
-        let found = own_endpoints(&books, &self.container)
+        own_endpoints(&books, &self.container)
             .flat_map(|own| on_network(&books, &own.network_id))
             .find(|(_, _, endpoint)| endpoint.ipv4 == Some(ip))
-            .map(|(_, record, endpoint)| format!("{}.{}", record.name, endpoint.network_name));
-        found
+            .map(|(_, record, endpoint)| format!("{}.{}", record.name, endpoint.network_name))
     }
 
     /// Where to forward to: nowhere from within internal networks. An empty list means the host's servers.
