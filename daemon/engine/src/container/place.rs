@@ -120,10 +120,10 @@ impl<'a> Place<'a> {
         let place = self.path.display();
         match (FileType::from_raw_mode(stat.st_mode) == FileType::Directory, entry.kind == Kind::Directory) {
             (true, false) => {
-                Err(bad(format!("cannot overwrite directory {:?} with non-directory \"{place}\"", name)))
+                Err(bad(format!("cannot overwrite directory {name:?} with non-directory \"{place}\"")))
             }
             (false, true) => {
-                Err(bad(format!("cannot overwrite non-directory {:?} with directory \"{place}\"", name)))
+                Err(bad(format!("cannot overwrite non-directory {name:?} with directory \"{place}\"")))
             }
             _ => Ok(()),
         }
