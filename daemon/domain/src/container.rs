@@ -189,7 +189,9 @@ pub fn admit(status: Status, request: Request) -> Verdict {
         (S::Restarting, R::Pause) => Deny(Denial::Restarting),
         (S::Created | S::Exited | S::Dead, R::Pause) => Deny(Denial::NotRunning),
         (S::Paused, R::Unpause) => Accept,
-        (S::Created | S::Exited | S::Dead | S::Running | S::Restarting, R::Unpause) => Deny(Denial::NotPaused),
+        (S::Created | S::Exited | S::Dead | S::Running | S::Restarting, R::Unpause) => {
+            Deny(Denial::NotPaused)
+        }
 
         (S::Created | S::Exited, R::Remove { .. }) => Accept,
         (S::Running | S::Paused | S::Restarting, R::Remove { force: true }) => Accept,
@@ -261,9 +263,9 @@ impl Denial {
             (_, Self::AlreadyPaused) => Error::conflict(format!("Container {id} is already paused")),
             // The reference answers 500 here, and clients have learned it.
             (_, Self::NotPaused) => Error::internal(format!("Container {id} is not paused")),
-            (_, Self::Restarting) => Error::conflict(format!(
-                "Container {id} is restarting, wait until the container is running"
-            )),
+            (_, Self::Restarting) => {
+                Error::conflict(format!("Container {id} is restarting, wait until the container is running"))
+            }
             (_, Self::Running) => Error::conflict(format!("container {id} is running")),
         }
     }
@@ -295,7 +297,9 @@ pub fn check_name(name: &str) -> Result<()> {
     if grammar {
         Ok(())
     } else {
-        Err(Error::invalid(format!("Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")))
+        Err(Error::invalid(format!(
+            "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+        )))
     }
 }
 

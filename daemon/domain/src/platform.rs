@@ -40,7 +40,9 @@ impl Platform {
             ("arm", "") => "v7".to_owned(),
             (_, v) => v.to_owned(),
         };
-        self.os == offered.os && self.architecture == offered.architecture && variant(self) == variant(offered)
+        self.os == offered.os
+            && self.architecture == offered.architecture
+            && variant(self) == variant(offered)
     }
 }
 
@@ -57,14 +59,19 @@ impl FromStr for Platform {
     fn from_str(s: &str) -> Result<Self, Error> {
         let bad = || Error::invalid(format!("invalid platform {s:?}: os/architecture[/variant] expected"));
         let parts: Vec<&str> = s.split('/').collect();
-        if parts.iter().any(|p| p.is_empty() || !p.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))) {
+        if parts
+            .iter()
+            .any(|p| p.is_empty() || !p.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)))
+        {
             return Err(bad());
         }
         let (os, arch, variant) = match parts.as_slice() {
             ["linux"] => ("linux".to_owned(), Self::host().architecture, String::new()),
             [arch] => ("linux".to_owned(), arch.to_ascii_lowercase(), String::new()),
             [os, arch] => (os.to_ascii_lowercase(), arch.to_ascii_lowercase(), String::new()),
-            [os, arch, variant] => (os.to_ascii_lowercase(), arch.to_ascii_lowercase(), variant.to_ascii_lowercase()),
+            [os, arch, variant] => {
+                (os.to_ascii_lowercase(), arch.to_ascii_lowercase(), variant.to_ascii_lowercase())
+            }
             _ => return Err(bad()),
         };
         let (architecture, implied) = match arch.as_str() {

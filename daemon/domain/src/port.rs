@@ -144,7 +144,10 @@ impl PortRequest {
             "" => None,
             ip => {
                 let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
-                Some(bare.parse::<IpAddr>().map_err(|_| Error::invalid(format!("invalid IP address: {ip}")))?)
+                Some(
+                    bare.parse::<IpAddr>()
+                        .map_err(|_| Error::invalid(format!("invalid IP address: {ip}")))?,
+                )
             }
         };
         // `8080/tcp` is accepted where a bare host port is meant.
@@ -200,11 +203,10 @@ mod tests {
         let choice = check("80", "", "8000-8010").unwrap();
         assert_eq!((choice.len(), choice[0].host_first, choice[0].host_last), (1, 8000, 8010));
         let pairs = check("80-82", "[::1]", "8080-8082").unwrap();
-        assert_eq!(pairs.iter().map(|p| (p.container_port, p.host_first)).collect::<Vec<_>>(), [
-            (80, 8080),
-            (81, 8081),
-            (82, 8082)
-        ]);
+        assert_eq!(
+            pairs.iter().map(|p| (p.container_port, p.host_first)).collect::<Vec<_>>(),
+            [(80, 8080), (81, 8081), (82, 8082)]
+        );
         check("80-82", "", "8080-8081").expect_err("ranges differ in length");
         check("80", "nowhere", "1").expect_err("no address");
         assert_eq!(

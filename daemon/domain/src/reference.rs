@@ -175,7 +175,9 @@ impl FromStr for Reference {
         }
         let (registry, repository) = match name.split_once('/') {
             Some((first, path))
-                if first.contains(['.', ':', '[']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase()) =>
+                if first.contains(['.', ':', '['])
+                    || first == "localhost"
+                    || first.bytes().any(|b| b.is_ascii_uppercase()) =>
             {
                 let first = if first == "index.docker.io" { DEFAULT_REGISTRY } else { first };
                 (first, path)
@@ -196,7 +198,9 @@ impl FromStr for Reference {
             repository.to_owned()
         };
         if repository.len() + registry.len() + 1 > 255 {
-            return Err(Error::invalid("invalid reference format: repository name must not be more than 255 characters"));
+            return Err(Error::invalid(
+                "invalid reference format: repository name must not be more than 255 characters",
+            ));
         }
         Ok(Self { registry: registry.to_owned(), repository, tag: tag.map(str::to_owned), digest })
     }
@@ -229,7 +233,21 @@ mod tests {
 
     #[test]
     fn what_breaks_the_grammar_is_refused() {
-        for bad in ["", "A", "a:", "a@x", "a//b", "/a", "a/", "-a", "a:b:c", "a..b", "a b", "host:99999/a", "a@sha256:ABC"] {
+        for bad in [
+            "",
+            "A",
+            "a:",
+            "a@x",
+            "a//b",
+            "/a",
+            "a/",
+            "-a",
+            "a:b:c",
+            "a..b",
+            "a b",
+            "host:99999/a",
+            "a@sha256:ABC",
+        ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad:?} was accepted");
         }
     }

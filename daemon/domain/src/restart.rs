@@ -32,8 +32,9 @@ impl RestartPolicy {
             "always" => Self::Always,
             "unless-stopped" => Self::UnlessStopped,
             "on-failure" => {
-                let count = u32::try_from(retries)
-                    .map_err(|_| Error::invalid("invalid restart policy: maximum retry count cannot be negative"))?;
+                let count = u32::try_from(retries).map_err(|_| {
+                    Error::invalid("invalid restart policy: maximum retry count cannot be negative")
+                })?;
                 return Ok(Self::OnFailure(count));
             }
             other => {
@@ -141,7 +142,11 @@ mod tests {
     #[test]
     fn when_to_start_again() {
         let check = |policy: RestartPolicy, code, by_hand, restarts, again| {
-            assert_eq!(policy.again(code, by_hand, restarts), again, "{policy:?} {code} {by_hand} {restarts}");
+            assert_eq!(
+                policy.again(code, by_hand, restarts),
+                again,
+                "{policy:?} {code} {by_hand} {restarts}"
+            );
         };
         check(RestartPolicy::No, 1, false, 0, false);
         check(RestartPolicy::Always, 0, false, 99, true);

@@ -430,23 +430,23 @@ async fn execs_run_once_and_are_remembered() {
     drop(dropped);
     let ticket = f.engine.exec_start(id.as_str(), ExecStart::default()).await.unwrap();
     ticket.start_detached().await.unwrap();
-    let seen = f.engine.exec_inspect(id.as_str()).unwrap();
+    let seen = f.engine.exec_inspect(id.as_str()).await.unwrap();
     assert_eq!((seen.running, seen.pid, seen.exit_code), (true, 4343, None));
     let mut events =
         f.engine.events_subscribe(None, None, Filters::parse(r#"{"event":["exec_die"]}"#).unwrap()).unwrap();
     f.shims.last().tell(berth_runtime::ShimEvent::ExecExited { exec_id: id.to_string(), code: 9 });
     assert_eq!(events.next().await.unwrap().attributes["exitCode"], "9");
-    assert_eq!(f.engine.exec_inspect(id.as_str()).unwrap().exit_code, Some(9));
+    assert_eq!(f.engine.exec_inspect(id.as_str()).await.unwrap().exit_code, Some(9));
     f.engine.exec_start(id.as_str(), ExecStart::default()).await.expect_err("it ran");
 
     let id = f.engine.exec_create("c1", config("nosuch")).await.unwrap();
     let ticket = f.engine.exec_start(id.as_str(), ExecStart::default()).await.unwrap();
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     ticket.join(theirs.into(), Vec::new()).await.expect_err("no program");
-    assert_eq!(f.engine.exec_inspect(id.as_str()).unwrap().exit_code, Some(127));
+    assert_eq!(f.engine.exec_inspect(id.as_str()).await.unwrap().exit_code, Some(127));
     let told = tokio::task::spawn_blocking(move || std::io::read_to_string(ours)).await.unwrap().unwrap();
     assert!(told.ends_with("exec: \"nosuch\": executable file not found in $PATH\r\n"), "{told:?}");
-    let error = f.engine.exec_inspect("nosuch").expect_err("none");
+    let error = f.engine.exec_inspect("nosuch").await.expect_err("none");
     assert_eq!(error.to_string(), "No such exec instance: nosuch");
 }
 

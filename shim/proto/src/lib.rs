@@ -30,7 +30,7 @@ mod message;
 mod packet;
 
 pub use message::*;
-pub use packet::{MAX_FDS, MAX_PACKET, Packet, PacketError, PROTOCOL_VERSION, recv, send};
+pub use packet::{MAX_FDS, MAX_PACKET, PROTOCOL_VERSION, Packet, PacketError, recv, send};
 
 /// Name of the shim's listening socket in the container's run directory.
 pub const SOCKET_NAME: &str = "shim.sock";

@@ -78,11 +78,7 @@ impl From<Errno> for PacketError {
 /// # Errors
 ///
 /// [`PacketError::WouldBlock`] on a non-blocking socket whose peer does not read; nothing was sent then.
-pub fn send<T: Serialize>(
-    socket: impl AsFd,
-    message: &T,
-    fds: &[BorrowedFd<'_>],
-) -> Result<(), PacketError> {
+pub fn send<T: Serialize>(socket: impl AsFd, message: &T, fds: &[BorrowedFd<'_>]) -> Result<(), PacketError> {
     let body = serde_json::to_vec(message).map_err(|e| PacketError::Malformed(e.to_string()))?;
     if body.len() + HEADER > MAX_PACKET || fds.len() > MAX_FDS {
         return Err(PacketError::TooLarge);
@@ -101,9 +97,7 @@ pub fn send<T: Serialize>(
         return Err(PacketError::TooLarge);
     }
     let parts = [IoSlice::new(&header), IoSlice::new(&body)];
-    rustix::io::retry_on_intr(|| {
-        rustix::net::sendmsg(&socket, &parts, &mut control, SendFlags::NOSIGNAL)
-    })?;
+    rustix::io::retry_on_intr(|| rustix::net::sendmsg(&socket, &parts, &mut control, SendFlags::NOSIGNAL))?;
     Ok(())
 }
 
@@ -139,7 +133,8 @@ pub fn recv<T: DeserializeOwned>(socket: impl AsFd) -> Result<Packet<T>, PacketE
     }
     let packet = buffer.get(..received.bytes).unwrap_or_default();
     let malformed = |why: &str| PacketError::Malformed(why.to_owned());
-    let (header, body) = packet.split_at_checked(HEADER).ok_or_else(|| malformed("shorter than its header"))?;
+    let (header, body) =
+        packet.split_at_checked(HEADER).ok_or_else(|| malformed("shorter than its header"))?;
     if header[..4] != MAGIC {
         return Err(malformed("wrong magic"));
     }

@@ -75,7 +75,7 @@ pub(crate) async fn exec_resize(app: Arc<App>, call: Call) -> Answer {
 
 /// `GET /exec/{id}/json`
 pub(crate) async fn exec_inspect(app: Arc<App>, call: Call) -> Answer {
-    let exec = app.engine.exec_inspect(call.name())?;
+    let exec = app.engine.exec_inspect(call.name()).await?;
     let (entrypoint, arguments) = match exec.config.cmd.split_first() {
         Some((first, rest)) => (first.clone(), rest.to_vec()),
         None => (String::new(), Vec::new()),

@@ -2,7 +2,9 @@
 //! `ExecInspect`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use berth_domain::container::Request;
 use berth_domain::{ContainerId, ExecId, Result};
 
 use super::{ExecConfig, Phase};
@@ -25,13 +27,38 @@ pub struct ExecInspect {
     pub pid: i32,
 }
 
+/// How long a shim may take to say how an exec stands; past it the answer is what was last heard.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 impl Engine {
     /// What is known of an exec.
+    ///
+    /// The end of an exec's stream reaches its client without passing the daemon, so that a client may ask for the
+    /// exit code before the shim's event was read here. One that is still thought to run is therefore asked after.
     ///
     /// # Errors
     ///
     /// No such exec.
-    pub fn exec_inspect(&self, exec: &str) -> Result<ExecInspect> {
+    pub async fn exec_inspect(&self, exec: &str) -> Result<ExecInspect> {
+        let mut seen = self.exec_last_heard(exec)?;
+        if seen.running {
+            if let Some(code) = self.exit_code_at_shim(&seen).await {
+                seen.running = false;
+                seen.exit_code = Some(code);
+            }
+        }
+        Ok(seen)
+    }
+
+    async fn exit_code_at_shim(&self, exec: &ExecInspect) -> Option<i32> {
+        let container = exec.container.as_str();
+        let shim = self.index.resolve(container).ok()?.shim(Request::Processes, container).ok()?;
+        // A shim that does not answer is its container's task's to notice.
+        let state = tokio::time::timeout(PATIENCE, shim.state()).await.ok()?.ok()?;
+        state.execs.into_iter().find(|(id, _)| id == exec.id.as_str())?.1
+    }
+
+    fn exec_last_heard(&self, exec: &str) -> Result<ExecInspect> {
         self.execs.with(exec, |entry| {
             let phase = *entry.phase.borrow();
             ExecInspect {

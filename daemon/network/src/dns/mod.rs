@@ -93,8 +93,7 @@ impl Dns {
             udp.set_nonblocking(true)?;
             tcp.set_nonblocking(true)?;
             let asker = names::Asker { books: Arc::clone(&self.books), container: container.clone() };
-            let served =
-                serve::serve(asker, Arc::clone(&self.forwards), udp.try_clone()?, tcp.try_clone()?);
+            let served = serve::serve(asker, Arc::clone(&self.forwards), udp.try_clone()?, tcp.try_clone()?);
             let task = self.runtime.spawn(served).abort_handle();
             Ok(Serving { udp, tcp, task })
         };
