@@ -455,8 +455,8 @@ mod tests {
         check("plain", "plain");
         check("{{.ID}}", "abc");
         check("{{ .State.Pid }}/{{.State.Running}}", "42/true");
-        check("{{json .State}}", r#"{"Pid":42,"Running":true}"#);
-        check("{{.State | json}}", r#"{"Pid":42,"Running":true}"#);
+        check("{{json .State}}", r#"{"Running":true,"Pid":42}"#);
+        check("{{.State | json}}", r#"{"Running":true,"Pid":42}"#);
         check("{{.Args}} {{.State}}", "[-c echo hi] map[Pid:42 Running:true]");
         check("{{join .Args \"|\"}}", "-c|echo hi");
         check("{{index .Args 1}}", "echo hi");
