@@ -418,9 +418,11 @@ fn show(value: &Value) -> String {
         Value::String(s) => s.clone(),
         Value::Array(items) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(" ")),
         Value::Object(map) => {
-            let pairs =
-                map.iter().filter(|(k, _)| !k.starts_with('\0')).map(|(k, v)| format!("{k}:{}", show(v)));
-            format!("map[{}]", pairs.collect::<Vec<_>>().join(" "))
+            // Go prints maps by their keys' order.
+            let mut entries: Vec<_> = map.iter().filter(|(k, _)| !k.starts_with('\0')).collect();
+            entries.sort_unstable_by_key(|(k, _)| *k);
+            let pairs: Vec<_> = entries.into_iter().map(|(k, v)| format!("{k}:{}", show(v))).collect();
+            format!("map[{}]", pairs.join(" "))
         }
         other => other.to_string(),
     }

@@ -40,8 +40,9 @@ impl Engine {
     ///
     /// No such exec.
     pub async fn exec_inspect(&self, exec: &str) -> Result<ExecInspect> {
-        let mut seen = self.exec_last_heard(exec)?;
-        if seen.running {
+        let (mut seen, phase) = self.exec_last_heard(exec)?;
+        // Even the news of its start may not have been read yet.
+        if matches!(phase, Phase::Starting | Phase::Running) {
             if let Some(code) = self.exit_code_at_shim(&seen).await {
                 seen.running = false;
                 seen.exit_code = Some(code);
@@ -58,10 +59,10 @@ impl Engine {
         state.execs.into_iter().find(|(id, _)| id == exec.id.as_str())?.1
     }
 
-    fn exec_last_heard(&self, exec: &str) -> Result<ExecInspect> {
+    fn exec_last_heard(&self, exec: &str) -> Result<(ExecInspect, Phase)> {
         self.execs.with(exec, |entry| {
             let phase = *entry.phase.borrow();
-            ExecInspect {
+            let seen = ExecInspect {
                 id: entry.id.clone(),
                 container: entry.container.clone(),
                 config: Arc::clone(&entry.config),
@@ -71,7 +72,8 @@ impl Engine {
                     Phase::Created | Phase::Starting | Phase::Running => None,
                 },
                 pid: entry.pid,
-            }
+            };
+            (seen, phase)
         })
     }
 }
