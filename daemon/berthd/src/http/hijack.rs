@@ -141,12 +141,18 @@ fn own(upgraded: Upgraded) -> Result<Taken> {
 async fn pump_plain(ours: UnixStream, mut body: Incoming, sender: tokio::sync::mpsc::Sender<Bytes>) {
     let (mut read, mut write) = ours.into_split();
     let input = async move {
+        let mut any = false;
         while let Some(Ok(frame)) = body.frame().await {
             let Ok(mut data) = frame.into_data() else { continue };
             let data = data.copy_to_bytes(data.remaining());
+            any |= !data.is_empty();
             if write.write_all(&data).await.is_err() {
                 return;
             }
+        }
+        if !any {
+            // A request without a body says nothing of stdin's end: it stays open as long as the connection.
+            std::future::pending::<()>().await;
         }
         if let Err(error) = write.shutdown().await {
             tracing::debug!(%error, "the streams had ended before their input");
