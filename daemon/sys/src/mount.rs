@@ -29,13 +29,18 @@ pub fn overlay_read_only(lower: &[PathBuf]) -> io::Result<OwnedFd> {
     for path in &paths {
         match fsconfig_set_string(&context, "lowerdir+", path.as_str()) {
             Ok(()) => {}
-            // Before Linux 6.8 layers come in one string, which fsconfig cuts off at 256 bytes.
+            // Layers come in one string there, which fsconfig cuts off at 256 bytes.
             Err(Errno::INVAL) => return overlay_by_mount(&paths.join(":")),
             Err(e) => return Err(e.into()),
         }
     }
     fsconfig_set_flag(&context, "ro")?;
-    fsconfig_create(&context)?;
+    match fsconfig_create(&context) {
+        Ok(()) => {}
+        // Before Linux 6.5 overlayfs takes any key and complains only now.
+        Err(Errno::INVAL) => return overlay_by_mount(&paths.join(":")),
+        Err(e) => return Err(e.into()),
+    }
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
