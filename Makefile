@@ -41,6 +41,7 @@ unit: setup
 	$(CARGO) test --locked --workspace --exclude berth-tests
 
 blackbox: build shim fixtures
+	BERTH_SHIM=$(abspath $(SHIM)) $(CARGO) test --locked -p berth-runtime --test real_shim -- --ignored
 	BERTH_TEST_SHIM=$(abspath $(SHIM)) $(CARGO) test --locked -p berth-tests
 
 check: fmt clippy deny
