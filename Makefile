@@ -12,7 +12,7 @@ CARGO := ./tests/with-toolchain cargo
 # The shim is static and at a fixed address: it starts in half the time and shares nearly all of its memory.
 SHIM := $(TARGET)/$(TRIPLE)/shim/berth-shim
 
-.PHONY: all build release shim setup demo test unit blackbox check fmt clippy deny bench test-reference test-vm fixtures install clean
+.PHONY: all build release shim setup demo test unit blackbox check fmt clippy deny bench soak test-reference test-vm fixtures install clean
 
 all: release shim
 
@@ -43,6 +43,10 @@ unit: setup
 blackbox: build shim fixtures
 	BERTH_SHIM=$(abspath $(SHIM)) $(CARGO) test --locked -p berth-runtime --test real_shim -- --ignored
 	BERTH_TEST_SHIM=$(abspath $(SHIM)) $(CARGO) test --locked -p berth-tests
+
+# The long forms: many rounds, many containers, minutes to hours; FILTER picks some.
+soak: build shim fixtures
+	BERTH_TEST_SHIM=$(abspath $(SHIM)) $(CARGO) test --locked -p berth-tests --test blackbox -- --ignored --test-threads=1 $(FILTER)
 
 check: fmt clippy deny
 

@@ -19,7 +19,7 @@ use crate::api::{
     swarm, system, volumes,
 };
 use crate::app::App;
-use crate::http::{Answer, Call, Response, empty, error};
+use crate::http::{Answer, Call, RequestBody, Response, empty, error};
 
 type Handled = Pin<Box<dyn Future<Output = Answer> + Send>>;
 type Handler = fn(Arc<App>, Call) -> Handled;
@@ -65,7 +65,7 @@ async fn answer(app: Arc<App>, request: http::Request<Incoming>) -> Response {
         id = REQUESTS.fetch_add(1, Ordering::Relaxed),
     );
     let query = Query::parse(request.uri().query().unwrap_or(""));
-    let call = Call::new(found, version, query, request);
+    let call = Call::new(found, version, query, request.map(RequestBody::new));
     async move {
         tracing::debug!(name = call.name(), "request");
         let operation = call.operation;

@@ -13,6 +13,7 @@ pub mod progress;
 pub mod reference;
 pub mod restart;
 pub mod signal;
+pub mod step;
 
 pub use container::Status;
 pub use error::{Error, Meaning, Result};

@@ -7,9 +7,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::mpsc;
+
+use super::RequestBody;
 
 /// A response's body.
 #[derive(Debug)]
@@ -118,13 +119,13 @@ impl http_body::Body for Body {
 /// A request's body to read from.
 #[derive(Debug)]
 pub(crate) struct BodyReader {
-    body: Incoming,
+    body: RequestBody,
     rest: Bytes,
 }
 
 impl BodyReader {
     /// From the start.
-    pub(crate) fn new(body: Incoming) -> Self {
+    pub(crate) fn new(body: RequestBody) -> Self {
         Self { body, rest: Bytes::new() }
     }
 }
@@ -138,7 +139,7 @@ impl AsyncRead for BodyReader {
         while self.rest.is_empty() {
             match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 None => return Poll::Ready(Ok(())),
-                Some(Err(e)) => return Poll::Ready(Err(io::Error::other(e))),
+                Some(Err(e)) => return Poll::Ready(Err(e)),
                 // Trailers are nobody's.
                 Some(Ok(frame)) => self.rest = frame.into_data().unwrap_or_default(),
             }

@@ -7,8 +7,9 @@ use berth_domain::{Error, Result};
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
+
+use super::RequestBody;
 
 /// The longest JSON body.
 pub(crate) const MAX_JSON: usize = 16 << 20;
@@ -24,7 +25,7 @@ pub(crate) struct Call {
     /// Its parameters.
     pub(crate) query: Query,
     /// The request; its body is read through [`Call::json`] and [`Call::body`].
-    pub(crate) request: http::Request<Incoming>,
+    pub(crate) request: http::Request<RequestBody>,
 }
 
 impl Call {
@@ -32,7 +33,7 @@ impl Call {
         found: berth_api::Match,
         version: ApiVersion,
         query: Query,
-        request: http::Request<Incoming>,
+        request: http::Request<RequestBody>,
     ) -> Self {
         Self { operation: found.operation, version, names: found.names, query, request }
     }
@@ -133,7 +134,7 @@ impl Call {
     pub(crate) async fn bytes(&mut self) -> Result<Bytes> {
         let too_long = || Error::invalid(format!("the request body is longer than {MAX_JSON} bytes"));
         let body = self.request.body_mut();
-        if hyper::body::Body::size_hint(body).lower() > MAX_JSON as u64 {
+        if http_body::Body::size_hint(body).lower() > MAX_JSON as u64 {
             return Err(too_long());
         }
         let mut all = Vec::new();
@@ -164,7 +165,7 @@ impl Call {
     }
 
     /// The body as a stream, for archives.
-    pub(crate) fn into_body(self) -> Incoming {
+    pub(crate) fn into_body(self) -> RequestBody {
         self.request.into_body()
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct Takeover {
 
 enum Source {
     Upgrade(OnUpgrade),
-    Plain(Incoming, tokio::sync::mpsc::Sender<Bytes>),
+    Plain(Option<Incoming>, tokio::sync::mpsc::Sender<Bytes>),
 }
 
 /// The socket and the bytes that came with the request's head.
@@ -74,7 +74,7 @@ pub(crate) fn prepare(call: Call, content_type: HeaderValue) -> (Response, Takeo
     *response.body_mut() = body;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(RAW));
     *response.version_mut() = Version::HTTP_10;
-    (response, Takeover { source: Source::Plain(request.into_body(), sender) })
+    (response, Takeover { source: Source::Plain(request.into_body().take(), sender) })
 }
 
 impl Takeover {
@@ -138,11 +138,12 @@ fn own(upgraded: Upgraded) -> Result<Taken> {
 }
 
 /// Request body to socket, socket to response body.
-async fn pump_plain(ours: UnixStream, mut body: Incoming, sender: tokio::sync::mpsc::Sender<Bytes>) {
+async fn pump_plain(ours: UnixStream, mut body: Option<Incoming>, sender: tokio::sync::mpsc::Sender<Bytes>) {
     let (mut read, mut write) = ours.into_split();
     let input = async move {
         let mut any = false;
-        while let Some(Ok(frame)) = body.frame().await {
+        while let Some(body) = &mut body {
+            let Some(Ok(frame)) = body.frame().await else { break };
             let Ok(mut data) = frame.into_data() else { continue };
             let data = data.copy_to_bytes(data.remaining());
             any |= !data.is_empty();

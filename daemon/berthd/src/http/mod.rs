@@ -6,6 +6,7 @@ pub(crate) mod call;
 pub(crate) mod error;
 pub(crate) mod hijack;
 pub(crate) mod progress;
+pub(crate) mod request_body;
 pub(crate) mod serve;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use serde::Serialize;
 
 pub(crate) use body::Body;
 pub(crate) use call::Call;
+pub(crate) use request_body::RequestBody;
 
 /// A response of ours.
 pub(crate) type Response = http::Response<Body>;
