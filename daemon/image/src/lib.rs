@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod catalog;
+pub mod changes;
 mod document;
 mod fetch;
 mod gc;
