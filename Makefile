@@ -71,8 +71,10 @@ test-vm: build shim fixtures
 	$(CARGO) test --locked -p berth-tests --test blackbox --no-run
 	@./tests/vm $(TARGET)/debug $(SHIM) $(FILTER)
 
-bench: release shim build fixtures
-	@./tests/run-bench $(TARGET) $(SHIM)
+# Berth beside its peers (PEERS starts them); FILTER picks rows, BENCH_LONG=1 takes those that take minutes too.
+bench: release shim
+	$(CARGO) build --locked --release -p berth-tests --bins
+	@./tests/run-bench $(TARGET) $(SHIM) "$(FILTER)"
 
 install: release shim
 	install -D -m 0755 $(TARGET)/release/berthd $(DESTDIR)$(PREFIX)/bin/berthd

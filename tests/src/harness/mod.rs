@@ -9,13 +9,14 @@
 mod bed;
 mod cli;
 mod http;
-mod leaks;
+pub(crate) mod leaks;
 mod netns;
 mod pty;
 mod registry;
 mod wait;
 
 pub use bed::{Bed, Options};
+pub(crate) use cli::build_dir;
 pub use cli::{Cli, Output};
 pub use http::Response;
 pub use netns::NetNs;
