@@ -15,8 +15,8 @@ use hyper::body::Incoming;
 use tracing::Instrument as _;
 
 use crate::api::{
-    build, containers, containers_files, distribution, exec, images, networks, plugins, registry, search,
-    swarm, system, volumes,
+    build, commit, containers, containers_files, distribution, exec, images, networks, plugins, registry,
+    search, swarm, system, volumes,
 };
 use crate::app::App;
 use crate::http::{Answer, Call, RequestBody, Response, empty, error};
@@ -181,7 +181,8 @@ fn handler(operation: Operation) -> Option<Handler> {
         Operation::ImagePrune => to!(images::image_prune),
         Operation::ImagePush => to!(registry::image_push),
         Operation::ImageSearch => to!(search::image_search),
-        Operation::ImageAttestations | Operation::ImageCommit => None,
+        Operation::ImageCommit => to!(commit::image_commit),
+        Operation::ImageAttestations => None,
         Operation::ImageGet => to!(registry::image_get),
         Operation::ImageGetAll => to!(registry::image_get_all),
 

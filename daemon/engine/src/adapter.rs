@@ -2,6 +2,7 @@
 //! The seam's traits over the real crates.
 
 use std::any::Any;
+use std::io::Read;
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use berth_api::types::container_create::ContainerConfig;
 use berth_domain::{ContainerId, Error, ImageId, Result};
-use berth_image::{RemoveOptions, Removed};
+use berth_image::{CommitRequest, Committed, RemoveOptions, Removed};
 use berth_network::{
     EndpointRequest, NetworkRecord, NetworkRequest, NetworkView, Sandbox, SandboxRecord, SandboxRequest,
 };
@@ -46,6 +47,10 @@ impl Images for berth_image::Images {
 
     fn remove(&self, name: &str, options: RemoveOptions, users: ImageUsers) -> Result<Vec<Removed>> {
         berth_image::Images::remove(self, name, options, |id| users(id))
+    }
+
+    fn commit(&self, request: CommitRequest, layer: Box<dyn Read + Send>) -> Result<Committed> {
+        berth_image::Images::commit(self, request, layer)
     }
 
     fn collect(&self, users: ImageUsers) -> Result<()> {

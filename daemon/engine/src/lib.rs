@@ -64,6 +64,7 @@ pub use config::{EngineConfig, NATIVE_RUNTIME, OciRuntime};
 pub use container::archive::{ArchivePieces, PathStat};
 pub use container::attach::{AttachOptions, AttachTicket};
 pub use container::changes::{ChangeKind, Changes};
+pub use container::commit::CommitOptions;
 pub use container::create::Created;
 pub use container::list::{FILTERS as LIST_FILTERS, ListOptions};
 pub use container::prune::PruneReport;

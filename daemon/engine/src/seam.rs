@@ -5,6 +5,7 @@
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
+use std::io::Read;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use berth_api::types::container_create::ContainerConfig;
 use berth_domain::{ContainerId, ImageId, Platform, Result};
-use berth_image::{ImageUse, RemoveOptions, Removed};
+use berth_image::{CommitRequest, Committed, ImageUse, RemoveOptions, Removed};
 use berth_network::{
     EndpointRequest, NetworkRecord, NetworkRequest, NetworkView, Sandbox, SandboxRecord, SandboxRequest,
 };
@@ -50,6 +51,8 @@ pub(crate) trait Images: Send + Sync + fmt::Debug {
     fn lease(&self, id: &ImageId) -> Result<Box<dyn Any + Send + Sync>>;
     /// Removes it. Blocking.
     fn remove(&self, name: &str, options: RemoveOptions, users: ImageUsers) -> Result<Vec<Removed>>;
+    /// Makes an image of a container's files. Blocking.
+    fn commit(&self, request: CommitRequest, layer: Box<dyn Read + Send>) -> Result<Committed>;
     /// Lets go of removed images that no container uses any more. Blocking.
     fn collect(&self, users: ImageUsers) -> Result<()>;
 }

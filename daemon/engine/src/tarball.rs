@@ -1,19 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Tar archives of a container's files, written as they are read: POSIX headers, PAX records where those are too small,
-//! no more in memory than one buffer and the names of files that have several.
+//! Tar archives of a container's files, written as they are read: no more in memory than some pieces and the names of
+//! files that have several.
 //!
 //! Everything is reached from held descriptors. A name is first opened without touching what it is; only a regular file is
 //! then opened for reading, through that descriptor.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::io::{self, Read as _, Write};
+use std::ffi::{CStr, OsStr};
+use std::io::{self, Write};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
+use berth_image::tar::Kind;
+use berth_image::tar::write::{Header, Writer};
 use berth_sys::in_root;
 use bytes::Bytes;
-use rustix::fs::{FileType, OFlags, Stat};
+use rustix::fs::{FileType, OFlags, SeekFrom, Stat};
+use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use crate::container::view::{pin, reopen};
@@ -21,10 +24,11 @@ use crate::container::view::{pin, reopen};
 /// Where archives go: pieces, at the end perhaps what went wrong.
 pub(crate) type Pieces = mpsc::Sender<io::Result<Bytes>>;
 
-const BLOCK: usize = 512;
-const PIECE: usize = 128 << 10;
+const PIECE: usize = 256 << 10;
 /// Each level holds a descriptor.
 const MAX_DEPTH: usize = 512;
+/// The longest value of an extended attribute and the longest list of names, as the kernel has them.
+const XATTR_SIZE_MAX: usize = 64 << 10;
 
 /// Filesystems whose content is the kernel's: entered, an archive of `/` would have no end.
 const KERNELS: [i64; 12] = [
@@ -42,49 +46,120 @@ const KERNELS: [i64; 12] = [
     0x6265_6570, // configfs
 ];
 
-/// Collects what is written into pieces of one size.
-struct Sink {
-    pieces: Pieces,
-    buffer: Vec<u8>,
+/// What an archive is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// Files as they are seen.
+    Files,
+    /// The upper directory of an overlay: whiteouts and opaque directories become what a layer has for them.
+    Upper,
 }
 
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= PIECE {
-            self.flush()?;
-        }
-        Ok(bytes.len())
+/// What a layer's archive has for a name that is gone, before the name (image spec, layer.md).
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// Collects what is written into pieces of one size.
+#[derive(Debug)]
+struct Sink {
+    pieces: Pieces,
+    /// Of full length; so much of it is filled.
+    buffer: Vec<u8>,
+    filled: usize,
+}
+
+impl Sink {
+    fn new(pieces: Pieces) -> Self {
+        Self { pieces, buffer: vec![0; PIECE], filled: 0 }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
+    fn send(&mut self) -> io::Result<()> {
+        if self.filled == 0 {
             return Ok(());
         }
-        let full = std::mem::replace(&mut self.buffer, Vec::with_capacity(PIECE + BLOCK));
+        let mut full = std::mem::replace(&mut self.buffer, vec![0; PIECE]);
+        full.truncate(std::mem::take(&mut self.filled));
         self.pieces
             .blocking_send(Ok(full.into()))
             .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone"))
     }
+
+    /// Room for so many bytes, or for fewer.
+    fn room(&mut self, wanted: u64) -> io::Result<&mut [u8]> {
+        if self.filled == PIECE {
+            self.send()?;
+        }
+        let end = usize::try_from(wanted).unwrap_or(usize::MAX).min(PIECE - self.filled) + self.filled;
+        Ok(&mut self.buffer[self.filled..end])
+    }
+
+    /// Reads a part of a file.
+    fn read(&mut self, file: &OwnedFd, from: u64, to: u64) -> io::Result<()> {
+        let mut at = from;
+        while at < to {
+            let n = rustix::io::pread(file, self.room(to - at)?, at)?;
+            if n == 0 {
+                return Err(io::Error::other("it became shorter while it was read"));
+            }
+            self.filled += n;
+            at += n as u64;
+        }
+        Ok(())
+    }
+
+    fn zeros(&mut self, count: u64) -> io::Result<()> {
+        let mut left = count;
+        while left > 0 {
+            let room = self.room(left)?;
+            room.fill(0);
+            let n = room.len();
+            self.filled += n;
+            left -= n as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = self.room(bytes.len() as u64)?;
+        let n = room.len();
+        room.copy_from_slice(&bytes[..n]);
+        self.filled += n;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.send()
+    }
 }
 
 /// An archive being written.
-pub(crate) struct Tarball {
-    sink: Sink,
+struct Tarball {
+    out: Writer<Sink>,
+    of: Of,
     /// The first names of files that have several.
     linked: HashMap<(u64, u64), Vec<u8>>,
+    /// For extended attributes.
+    names: Vec<u8>,
+    value: Vec<u8>,
 }
 
-/// Writes an archive of `file` and what is beneath it, under the name `name` (none: only what is beneath it); a failure is its last piece. Blocks.
-pub(crate) fn send(pieces: Pieces, file: &OwnedFd, name: &[u8]) {
+/// Writes an archive of `file` and what is beneath it, under the name `name` (none: only what is beneath it); a failure is its
+/// last piece. Blocks.
+pub(crate) fn send(pieces: Pieces, file: &OwnedFd, name: &[u8], of: Of) {
     let failures = pieces.clone();
-    let mut tarball =
-        Tarball { sink: Sink { pieces, buffer: Vec::with_capacity(PIECE + BLOCK) }, linked: HashMap::new() };
+    let mut tarball = Tarball {
+        out: Writer::new(Sink::new(pieces)),
+        of,
+        linked: HashMap::new(),
+        names: vec![0; XATTR_SIZE_MAX],
+        value: vec![0; XATTR_SIZE_MAX],
+    };
     let written = rustix::fs::fstat(file)
         .map_err(io::Error::from)
         .and_then(|stat| tarball.node(file.as_fd(), name, &stat, stat.st_dev, 0))
-        .and_then(|()| tarball.sink.write_all(&[0; 2 * BLOCK]))
-        .and_then(|()| tarball.sink.flush());
+        .and_then(|()| tarball.out.finish());
     if let Err(error) = written {
         if error.kind() != io::ErrorKind::BrokenPipe {
             tracing::warn!(%error, "an archive of a container's files is cut short");
@@ -92,6 +167,15 @@ pub(crate) fn send(pieces: Pieces, file: &OwnedFd, name: &[u8]) {
         if failures.blocking_send(Err(error)).is_err() {
             tracing::debug!("the client had gone");
         }
+    }
+}
+
+fn header<'a>(kind: Kind, name: &'a [u8], stat: &Stat) -> Header<'a> {
+    Header {
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        ..Header::new(kind, name, stat.st_mode & 0o7777)
     }
 }
 
@@ -109,22 +193,30 @@ impl Tarball {
         if kind == FileType::Directory {
             return self.directory(file, name, stat, parent_device, depth);
         }
+        if self.of == Of::Upper {
+            if let Some(name) = in_layer(name, kind, stat)? {
+                return match name {
+                    Mark::Whiteout(name) => self.out.entry(&Header::new(Kind::File, &name, 0)),
+                    Mark::Unsayable => Ok(()),
+                };
+            }
+        }
         if stat.st_nlink > 1 {
-            if let Some(first) = self.linked.get(&(stat.st_dev, stat.st_ino)) {
-                let first = first.clone();
-                return self.header(b'1', name, &first, stat, 0, &[]);
+            if let Some(link) = self.linked.get(&(stat.st_dev, stat.st_ino)) {
+                return self.out.entry(&Header { link, ..header(Kind::HardLink, name, stat) });
             }
             self.linked.insert((stat.st_dev, stat.st_ino), name.to_vec());
         }
+        let device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         match kind {
             FileType::RegularFile => self.regular(file, name, stat),
             FileType::Symlink => {
-                let target = rustix::fs::readlinkat(file, c"", Vec::new())?.into_bytes();
-                self.header(b'2', name, &target, stat, 0, &[])
+                let target = rustix::fs::readlinkat(file, c"", Vec::new())?;
+                self.out.entry(&Header { link: target.as_bytes(), ..header(Kind::Symlink, name, stat) })
             }
-            FileType::CharacterDevice => self.header(b'3', name, b"", stat, 0, &[]),
-            FileType::BlockDevice => self.header(b'4', name, b"", stat, 0, &[]),
-            FileType::Fifo => self.header(b'6', name, b"", stat, 0, &[]),
+            FileType::CharacterDevice => self.out.entry(&Header { device, ..header(Kind::Char, name, stat) }),
+            FileType::BlockDevice => self.out.entry(&Header { device, ..header(Kind::Block, name, stat) }),
+            FileType::Fifo => self.out.entry(&header(Kind::Fifo, name, stat)),
             // Tar has no sockets.
             _ => Ok(()),
         }
@@ -138,31 +230,36 @@ impl Tarball {
         parent_device: u64,
         depth: usize,
     ) -> io::Result<()> {
-        let mut prefix = name.to_vec();
-        if !matches!(prefix.last(), None | Some(b'/')) {
-            prefix.push(b'/');
-        }
-        // Without a name, only what is in it is archived.
-        if !prefix.is_empty() {
-            self.header(b'5', &prefix, b"", stat, 0, &[])?;
+        let mut path = name.to_vec();
+        if !matches!(path.last(), None | Some(b'/')) {
+            path.push(b'/');
         }
         if depth > MAX_DEPTH {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the tree is too deep"));
+        }
+        let listing = reopen(file, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        // Without a name, only what is in it is archived.
+        if !path.is_empty() {
+            let xattrs = self.attributes(&listing)?;
+            self.out.entry(&Header { xattrs: &xattrs, ..header(Kind::Directory, &path, stat) })?;
         }
         #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
         let kernels = || Ok::<_, io::Error>(KERNELS.contains(&i64::from(rustix::fs::fstatfs(file)?.f_type)));
         if stat.st_dev != parent_device && kernels()? {
             return Ok(());
         }
-        let listing = reopen(file, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let prefix = path.len();
+        if self.of == Of::Upper && prefix > 0 && is_opaque(&listing)? {
+            path.extend_from_slice(OPAQUE);
+            self.out.entry(&Header::new(Kind::File, &path, 0))?;
+        }
         for (child, _) in in_root::entries(&listing)? {
-            let child_name = [&prefix, child.as_bytes()].concat();
+            path.truncate(prefix);
+            path.extend_from_slice(child.as_bytes());
             let found = pin(listing.as_fd(), OsStr::from_bytes(child.as_bytes()))
                 .and_then(|fd| Ok((rustix::fs::fstat(&fd)?, fd)));
             match found {
-                Ok((child_stat, fd)) => {
-                    self.node(fd.as_fd(), &child_name, &child_stat, stat.st_dev, depth + 1)?;
-                }
+                Ok((child_stat, fd)) => self.node(fd.as_fd(), &path, &child_stat, stat.st_dev, depth + 1)?,
                 // It went away since the directory was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -172,140 +269,126 @@ impl Tarball {
     }
 
     fn regular(&mut self, file: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> io::Result<()> {
-        let opened = std::fs::File::from(reopen(file, OFlags::RDONLY)?);
-        let mut value = vec![0; 1024];
-        let mut records = Vec::new();
-        match rustix::fs::fgetxattr(&opened, "security.capability", &mut value[..]) {
-            Ok(n) => records.push((b"SCHILY.xattr.security.capability".to_vec(), value[..n].to_vec())),
-            // None, or no filesystem for it.
-            Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
-        }
+        let opened = reopen(file, OFlags::RDONLY)?;
+        let xattrs = self.attributes(&opened)?;
+        // What grows meanwhile is cut at the size that is promised here.
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        self.header(b'0', name, b"", stat, size, &records)?;
-        // What grows meanwhile is cut at the size that was promised.
-        let mut content = opened.take(size);
-        let mut chunk = vec![0; PIECE];
-        let mut copied = 0;
-        loop {
-            let n = content.read(&mut chunk)?;
-            if n == 0 {
+        self.out.entry(&Header { size, xattrs: &xattrs, ..header(Kind::File, name, stat) })?;
+        let allocated = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+        let copied =
+            if allocated < size { self.sparse(&opened, size) } else { self.extent(&opened, 0, size) };
+        copied.map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => error,
+            kind => io::Error::new(kind, format!("{:?}: {error}", String::from_utf8_lossy(name))),
+        })
+    }
+
+    fn extent(&mut self, file: &OwnedFd, from: u64, to: u64) -> io::Result<()> {
+        self.out.data_by(to - from, |sink| sink.read(file, from, to))
+    }
+
+    /// Holes are written without being read.
+    fn sparse(&mut self, file: &OwnedFd, size: u64) -> io::Result<()> {
+        let mut at = 0;
+        while at < size {
+            let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+                Ok(start) => start.clamp(at, size),
+                Err(Errno::NXIO) => size,
+                // A filesystem that does not know holes.
+                Err(Errno::INVAL) => return self.extent(file, at, size),
+                Err(error) => return Err(error.into()),
+            };
+            self.out.data_by(start - at, |sink| sink.zeros(start - at))?;
+            if start == size {
                 break;
             }
-            copied += n as u64;
-            self.sink.write_all(&chunk[..n])?;
+            let end = match rustix::fs::seek(file, SeekFrom::Hole(start)) {
+                Ok(end) => end.clamp(start + 1, size),
+                Err(Errno::INVAL | Errno::NXIO) => size,
+                Err(error) => return Err(error.into()),
+            };
+            self.extent(file, start, end)?;
+            at = end;
         }
-        if copied < size {
-            let name = String::from_utf8_lossy(name);
-            return Err(io::Error::other(format!("{name:?} became shorter while it was read")));
-        }
-        self.pad(size)
+        Ok(())
     }
 
-    fn pad(&mut self, size: u64) -> io::Result<()> {
-        let rest = usize::try_from(size.wrapping_neg() % BLOCK as u64).unwrap_or(0);
-        self.sink.write_all(&[0; BLOCK][..rest])
-    }
-
-    fn header(
-        &mut self,
-        kind: u8,
-        name: &[u8],
-        link: &[u8],
-        stat: &Stat,
-        size: u64,
-        records: &[(Vec<u8>, Vec<u8>)],
-    ) -> io::Result<()> {
-        let mut pax = Vec::new();
-        for (key, value) in records {
-            record(&mut pax, key, value);
-        }
-        if name.len() > 100 {
-            record(&mut pax, b"path", name);
-        }
-        if link.len() > 100 {
-            record(&mut pax, b"linkpath", link);
-        }
-        let mut number = |key: &str, value: i64, digits: u32| -> u64 {
-            match u64::try_from(value) {
-                Ok(value) if value < 1 << (3 * digits) => value,
-                _ => {
-                    record(&mut pax, key.as_bytes(), value.to_string().as_bytes());
-                    0
-                }
+    /// The attributes that belong to the file, and not to the filesystem it is on or to the host's policy.
+    fn attributes(&mut self, file: &OwnedFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let listed = match rustix::fs::flistxattr(file, &mut self.names[..]) {
+            Ok(listed) => listed,
+            Err(Errno::OPNOTSUPP) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        let mut found = Vec::new();
+        for name in self.names[..listed].split(|b| *b == 0).filter(|name| is_the_files(name)) {
+            match rustix::fs::fgetxattr(file, name, &mut self.value[..]) {
+                Ok(n) => found.push((name.to_vec(), self.value[..n].to_vec())),
+                // Removed since they were listed; or of an access list that the filesystem has no more.
+                Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error.into()),
             }
-        };
-        let numbers = Numbers {
-            uid: number("uid", i64::from(stat.st_uid), 7),
-            gid: number("gid", i64::from(stat.st_gid), 7),
-            size: number("size", i64::try_from(size).unwrap_or(i64::MAX), 11),
-            mtime: number("mtime", stat.st_mtime, 11),
-            mode: u64::from(stat.st_mode & 0o7777),
-            device: match kind {
-                b'3' | b'4' => (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
-                _ => (0, 0),
-            },
-        };
-        if !pax.is_empty() {
-            let size = pax.len() as u64;
-            let extended = Numbers { size, mode: 0o644, uid: 0, gid: 0, mtime: 0, device: (0, 0) };
-            self.sink.write_all(&block(b'x', b"././@PaxHeader", b"", &extended))?;
-            self.sink.write_all(&pax)?;
-            self.pad(size)?;
         }
-        self.sink.write_all(&block(kind, name, link, &numbers))
+        Ok(found)
     }
 }
 
-struct Numbers {
-    mode: u64,
-    uid: u64,
-    gid: u64,
-    size: u64,
-    mtime: u64,
-    device: (u32, u32),
+/// Whether an attribute goes with a file into archives and out of them.
+pub(crate) fn is_the_files(name: &[u8]) -> bool {
+    const EXACTLY: [&[u8]; 3] =
+        [b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default"];
+    EXACTLY.contains(&name) || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
 }
 
-fn block(kind: u8, name: &[u8], link: &[u8], numbers: &Numbers) -> [u8; BLOCK] {
-    let mut block = [0; BLOCK];
-    let mut put = |at: usize, bytes: &[u8]| block[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, &name[..name.len().min(100)]);
-    put(100, format!("{:07o}", numbers.mode).as_bytes());
-    put(108, format!("{:07o}", numbers.uid).as_bytes());
-    put(116, format!("{:07o}", numbers.gid).as_bytes());
-    put(124, format!("{:011o}", numbers.size).as_bytes());
-    put(136, format!("{:011o}", numbers.mtime).as_bytes());
-    put(148, b"        ");
-    put(156, &[kind]);
-    put(157, &link[..link.len().min(100)]);
-    put(257, b"ustar\x0000");
-    put(329, format!("{:07o}", numbers.device.0).as_bytes());
-    put(337, format!("{:07o}", numbers.device.1 & 0o777_7777).as_bytes());
-    let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
-    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    block
+enum Mark {
+    Whiteout(Vec<u8>),
+    /// A layer would take its name for a whiteout.
+    Unsayable,
 }
 
-/// `<length> <key>=<value>\n`, the length counting itself.
-fn record(out: &mut Vec<u8>, key: &[u8], value: &[u8]) {
-    let rest = key.len() + value.len() + 3;
-    let mut length = rest + 1;
-    while length != rest + length.to_string().len() {
-        length = rest + length.to_string().len();
+/// What a name of an upper directory is in a layer, if it is not itself.
+fn in_layer(path: &[u8], kind: FileType, stat: &Stat) -> io::Result<Option<Mark>> {
+    let cut = path.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
+    let (directory, name) = path.split_at(cut);
+    if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
+        return Ok(Some(Mark::Whiteout([directory, WHITEOUT, name].concat())));
     }
-    out.extend_from_slice(format!("{length} ").as_bytes());
-    out.extend_from_slice(key);
-    out.push(b'=');
-    out.extend_from_slice(value);
-    out.push(b'\n');
+    if name.starts_with(WHITEOUT) {
+        tracing::warn!(path = %String::from_utf8_lossy(path), "a file that a layer cannot have is left out");
+        return Ok(Some(Mark::Unsayable));
+    }
+    Ok(None)
+}
+
+/// Whether an upper directory hides what is below it.
+pub(crate) fn is_opaque(directory: &OwnedFd) -> io::Result<bool> {
+    const NAME: &CStr = c"trusted.overlay.opaque";
+    let mut mark = [0; 1];
+    match rustix::fs::fgetxattr(directory, NAME, &mut mark) {
+        Ok(n) => Ok(n == 1 && mark == *b"y"),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use berth_image::tar::{Kind, Reader};
+    use berth_image::tar::Reader;
 
     use super::*;
+
+    fn archive(dir: &std::path::Path, name: &'static [u8], of: Of) -> Vec<u8> {
+        let file = rustix::fs::open(dir, OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+        let (pieces, mut arriving) = mpsc::channel(4);
+        let writer = std::thread::spawn(move || send(pieces, &file, name, of));
+        let mut bytes = Vec::new();
+        while let Some(piece) = arriving.blocking_recv() {
+            bytes.extend_from_slice(&piece.unwrap());
+        }
+        writer.join().unwrap();
+        bytes
+    }
 
     #[test]
     fn what_is_written_is_read_back() {
@@ -314,14 +397,7 @@ mod tests {
         std::fs::write(dir.path().join(&long), vec![7; 300_000]).unwrap();
         std::fs::hard_link(dir.path().join(&long), dir.path().join("zz")).unwrap();
         std::os::unix::fs::symlink("t".repeat(150), dir.path().join("link")).unwrap();
-        let file = rustix::fs::open(dir.path(), OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
-        let (pieces, mut arriving) = mpsc::channel(4);
-        let writer = std::thread::spawn(move || send(pieces, &file, b"top"));
-        let mut bytes = Vec::new();
-        while let Some(piece) = arriving.blocking_recv() {
-            bytes.extend_from_slice(&piece.unwrap());
-        }
-        writer.join().unwrap();
+        let bytes = archive(dir.path(), b"top", Of::Files);
         let mut archive = Reader::new(&bytes[..]);
         let mut seen = Vec::new();
         while let Some(entry) = archive.next_entry().unwrap() {
@@ -332,5 +408,47 @@ mod tests {
         let files: Vec<_> = seen.iter().filter(|e| e.0 == Kind::File).collect();
         let links: Vec<_> = seen.iter().filter(|e| e.0 == Kind::HardLink).collect();
         assert_eq!((files.len(), links.len(), files[0].2), (1, 1, 300_000));
+    }
+
+    #[test]
+    fn holes_are_zeros_and_data_between_them_is_itself() {
+        use std::os::unix::fs::FileExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(dir.path().join("f")).unwrap();
+        file.set_len(10 << 20).unwrap();
+        file.write_all_at(b"here", 5 << 20).unwrap();
+        let bytes = archive(dir.path(), b"", Of::Files);
+        let mut archive = Reader::new(&bytes[..]);
+        assert_eq!(archive.next_entry().unwrap().unwrap().size, 10 << 20);
+        let content = &bytes[bytes.len() - 1024 - (10 << 20)..bytes.len() - 1024];
+        assert_eq!(&content[5 << 20..(5 << 20) + 4], b"here");
+        assert_eq!(content.iter().filter(|b| **b != 0).count(), 4);
+    }
+
+    #[test]
+    fn an_upper_directory_becomes_a_layer() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["anew", "kept"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        std::fs::write(at("kept/.wh.x"), "").unwrap();
+        let (mode, node) = (rustix::fs::Mode::empty(), FileType::CharacterDevice);
+        if rustix::fs::mknodat(rustix::fs::CWD, at("kept/gone"), node, mode, 0).is_err() {
+            return;
+        }
+        let anew = rustix::fs::open(at("anew"), OFlags::RDONLY, mode).unwrap();
+        let flags = rustix::fs::XattrFlags::empty();
+        if rustix::fs::fsetxattr(&anew, "trusted.overlay.opaque", b"y", flags).is_err() {
+            return;
+        }
+        let bytes = archive(dir.path(), b"", Of::Upper);
+        let mut archive = Reader::new(&bytes[..]);
+        let mut seen = Vec::new();
+        while let Some(entry) = archive.next_entry().unwrap() {
+            seen.push(String::from_utf8(entry.path).unwrap());
+        }
+        seen.sort();
+        assert_eq!(seen, ["anew/", "anew/.wh..wh..opq", "kept/", "kept/.wh.gone"]);
     }
 }

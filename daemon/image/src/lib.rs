@@ -14,12 +14,14 @@
 
 mod catalog;
 pub mod changes;
+mod commit;
 mod document;
 mod fetch;
 mod gc;
 mod layer;
 mod layout;
 mod load;
+pub mod packed;
 mod parents;
 mod pins;
 mod publish;
@@ -38,6 +40,7 @@ mod unpack;
 mod fixture;
 
 pub use berth_registry::Auth;
+pub use commit::{CommitRequest, Committed};
 pub use push::PushRequest;
 pub use save::Archive;
 pub use types::{

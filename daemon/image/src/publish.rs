@@ -45,6 +45,16 @@ pub(crate) struct Named {
 impl Inner {
     /// Puts the image and its names on record. Blocks. The caller has pinned its content.
     pub(crate) fn publish(&self, new: NewImage, names: &[NewName]) -> Result<Named> {
+        self.publish_child(new, names, None)
+    }
+
+    /// The same of an image that was made here of another.
+    pub(crate) fn publish_child(
+        &self,
+        new: NewImage,
+        names: &[NewName],
+        parent: Option<ImageId>,
+    ) -> Result<Named> {
         if !new.staged.is_empty() {
             // Without the lock: this is the long part.
             self.layout.sync_all()?;
@@ -63,7 +73,8 @@ impl Inner {
                 sync_dir(&self.layout.layers())?;
             }
         }
-        let image = catalog::assemble(&self.layout, new.config, new.descriptor, &new.manifest)?;
+        let mut image = catalog::assemble(&self.layout, new.config, new.descriptor, &new.manifest)?;
+        image.parent = parent;
         self.record(&writer, Some(image), None, names)
     }
 

@@ -131,7 +131,8 @@ fn paths_are_described_and_refused_as_the_reference_does() {
     // A pipe is not waited for.
     assert_eq!(stat(&bed, "g1", "/p")["mode"], 1u32 << 25 | 0o644);
     let listed = bed.api("GET", "/containers/g1/archive?path=/p", "");
-    assert_eq!((listed.status, listed.body.len()), (200, 1536));
+    // One header, and here one more with the nanoseconds of its time.
+    assert!(listed.status == 200 && [1536, 2560].contains(&listed.body.len()), "{}", listed.body.len());
     assert_eq!(put(&bed, "g1", "path=/etc/passwd", b"").1, "extraction point is not a directory");
     // The kernel's own files are no part of an archive of everything.
     let all = bed.api("GET", "/containers/g1/archive?path=/", "");
@@ -171,12 +172,10 @@ fn archives_keep_to_their_directory_whatever_they_say() {
     assert!(status == 400 && message.contains("cannot overwrite directory"), "{message}");
     assert_eq!(put(&bed, "cc", "path=/tmp", &more("s,victim,x,")).0, 200);
     assert_eq!(bed.docker(&["exec", "cc", "cat", "/tmp/x"]).ok(), "evil");
-    // Not an archive; one that is cut off; one packed with what is not unpacked here.
+    // Not an archive; one that is cut off.
     assert_eq!(put(&bed, "cc", "path=/tmp", &[b'x'; 1024]).0, 400);
     let whole = more("s,victim,whole,");
     assert_eq!(put(&bed, "cc", "path=/tmp", &whole[..514]).0, 400);
-    let (status, message) = put(&bed, "cc", "path=/tmp", b"\xfd7zXZ\0garbage");
-    assert!(status == 400 && message.contains("xz"), "{message}");
     bed.finish();
 }
 
@@ -202,10 +201,27 @@ fn packed_archives_are_unpacked_by_no_program() {
     let dir = bed.path().join("packed");
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join("f"), "packed\n").unwrap();
-    assert_eq!(put(&bed, "zz", "path=/tmp", &tar(&dir, &["-z", "f"])).0, 200);
-    assert_eq!(bed.docker(&["exec", "zz", "cat", "/tmp/f"]).ok(), "packed");
-    assert_eq!(put(&bed, "zz", "path=/tmp", b"\xfd7zXZ\0").0, 400);
-    assert_eq!(put(&bed, "zz", "path=/tmp", b"\x1f\x8bgarbage").0, 400);
+    for flag in ["-z", "-j", "-J", "--zstd"] {
+        let name = format!("f{flag}");
+        fs::write(dir.join(&name), flag).unwrap();
+        assert_eq!(
+            put(&bed, "zz", "path=/tmp", &tar(&dir, &[flag, &format!("./{name}")])),
+            (200, String::new()),
+            "{flag}"
+        );
+        assert_eq!(bed.docker(&["exec", "zz", "cat", &format!("/tmp/{name}")]).ok(), flag);
+    }
+    // The reference runs the host's xz, whose failure it takes for its own (500).
+    for garbage in [
+        &b"\xfd7zXZ\0"[..],
+        b"\xfd7zXZ\0garbage",
+        b"\x1f\x8bgarbage",
+        b"BZh9garbage",
+        b"\x28\xb5\x2f\xfdgarbage",
+    ] {
+        let status = put(&bed, "zz", "path=/tmp", garbage).0;
+        assert!(status == 400 || (!bed.is_ours() && status == 500), "{garbage:?}: {status}");
+    }
     bed.docker(&["exec", "zz", "test", "-e", "/marker"]).fails(1);
     bed.finish();
 }
@@ -287,8 +303,6 @@ fn changes_and_export_show_what_the_container_made() {
         "C /etc/group",
         "A /etc/new",
         "D /etc/os-release",
-        "C /home",
-        "C /home/app",
     ];
     assert_eq!(lines, expected);
     bed.docker(&["create", "--name", "untouched", "busybox"]).ok();

@@ -9,6 +9,7 @@ mod crash;
 mod cut;
 mod exec;
 mod files;
+mod files_commit;
 mod images;
 mod limits;
 mod logs;

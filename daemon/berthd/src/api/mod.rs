@@ -2,6 +2,7 @@
 //! Handlers, one file a noun. Each reads its parameters, calls one use case and gives the answer its wire shape.
 
 pub(crate) mod build;
+pub(crate) mod commit;
 pub(crate) mod containers;
 pub(crate) mod containers_files;
 pub(crate) mod distribution;

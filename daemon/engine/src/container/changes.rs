@@ -2,7 +2,7 @@
 //! `ContainerChanges`: what a container changed in its image's files, as its upper directory tells.
 //!
 //! Kinds are the reference's: what has no counterpart in the image is added; a whiteout is a deletion, and so is what
-//! a directory that was made anew hides; the directory of an added or deleted file counts as modified.
+//! a directory that was made anew hides; the directories above whatever changed count as modified.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -63,15 +63,11 @@ impl Engine {
 fn compare(image: InRoot, upper: &OwnedFd) -> io::Result<Changes> {
     let mut comparison = Comparison { image, changes: Changes::new() };
     comparison.directory(upper, Path::new("/"), true, 0)?;
-    let parents: Vec<PathBuf> = comparison
-        .changes
-        .iter()
-        .filter(|(_, kind)| **kind != ChangeKind::Modified)
-        .filter_map(|(path, _)| path.parent().filter(|parent| *parent != Path::new("/")))
-        .map(Path::to_owned)
-        .collect();
-    for parent in parents {
-        comparison.changes.entry(parent).or_insert(ChangeKind::Modified);
+    let changed: Vec<PathBuf> = comparison.changes.keys().cloned().collect();
+    for path in changed {
+        for parent in path.ancestors().skip(1).filter(|parent| *parent != Path::new("/")) {
+            comparison.changes.entry(parent.to_owned()).or_insert(ChangeKind::Modified);
+        }
     }
     Ok(comparison.changes)
 }
@@ -148,30 +144,14 @@ impl Comparison {
             }
             return Ok(());
         };
-        if kind != FileType::Directory {
-            self.changes.insert(path, ChangeKind::Modified);
-            return Ok(());
-        }
-        // A directory is copied up for what is in it; by itself that is no change.
-        let same = was_directory(&old_stat)
-            && (stat.st_mode, stat.st_uid, stat.st_gid, stat.st_mtime, stat.st_mtime_nsec)
-                == (
-                    old_stat.st_mode,
-                    old_stat.st_uid,
-                    old_stat.st_gid,
-                    old_stat.st_mtime,
-                    old_stat.st_mtime_nsec,
-                );
-        if !same {
+        if differ(&old_stat, &stat) || capability(old.as_fd())? != capability(file)? {
             self.changes.insert(path.clone(), ChangeKind::Modified);
         }
+        if kind != FileType::Directory {
+            return Ok(());
+        }
         let here = reopen(file, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let mut mark = [0; 1];
-        let opaque = match rustix::fs::fgetxattr(&here, "trusted.overlay.opaque", &mut mark) {
-            Ok(n) => n == 1 && mark == *b"y",
-            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => false,
-            Err(error) => return Err(error.into()),
-        };
+        let opaque = crate::tarball::is_opaque(&here)?;
         if opaque && was_directory(&old_stat) {
             // Whatever is not here again is gone; what is, is compared.
             let old = reopen(old.as_fd(), OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -184,4 +164,28 @@ impl Comparison {
         }
         self.directory(&here, &path, was_directory(&old_stat), depth + 1)
     }
+}
+
+/// A file is copied up whole when it is opened for writing, and a directory for what is in it: by itself that is no change.
+/// A directory's time and size follow from what is in it.
+fn differ(old: &Stat, new: &Stat) -> bool {
+    let kept = (old.st_mode, old.st_uid, old.st_gid, old.st_rdev)
+        == (new.st_mode, new.st_uid, new.st_gid, new.st_rdev);
+    let content =
+        (old.st_mtime, old.st_mtime_nsec, old.st_size) == (new.st_mtime, new.st_mtime_nsec, new.st_size);
+    !kept || !(content || FileType::from_raw_mode(new.st_mode) == FileType::Directory)
+}
+
+/// What a file may do by itself, if it is one.
+fn capability(file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    use std::os::fd::AsRawFd as _;
+    let mut value = vec![0; 64];
+    // Attributes cannot be read through an `O_PATH` descriptor, but through its name in /proc.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match rustix::fs::getxattr(path, "security.capability", &mut value[..]) {
+        Ok(n) => value.truncate(n),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => value.clear(),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(value)
 }

@@ -31,7 +31,7 @@ impl Engine {
                 .map_err(|error| Error::internal("opening the container's root").because(error))?;
         let (sender, pieces) = mpsc::channel(AHEAD);
         drop(tokio::task::spawn_blocking(move || {
-            tarball::send(sender, &root, b"");
+            tarball::send(sender, &root, b"", tarball::Of::Files);
             drop(view);
         }));
         self.container_event(&handle.now(), "export", &[]);

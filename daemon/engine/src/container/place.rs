@@ -47,6 +47,12 @@ fn clean(name: &[u8]) -> io::Result<PathBuf> {
     Ok(clean)
 }
 
+/// Zeros enough that a hole takes less room: what had holes where it was packed gets them again.
+fn is_hole(bytes: &[u8]) -> bool {
+    const LEAST: usize = 32 << 10;
+    bytes.len() >= LEAST && bytes.chunks(64).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
 fn times(entry: &Entry) -> Timestamps {
     let time = Timespec { tv_sec: entry.mtime.0, tv_nsec: i64::from(entry.mtime.1) };
     Timestamps { last_access: time, last_modification: time }
@@ -175,6 +181,7 @@ impl<'a> Place<'a> {
         let file = rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)?;
         // A plain file is one extent; a sparse one has holes between its own.
         let mut extents = entry.sparse.iter().flatten().map(|e| (e.offset, e.length));
+        let mut holes = false;
         let mut extent = if entry.sparse.is_some() { extents.next() } else { Some((0, u64::MAX)) };
         loop {
             let mut bytes = archive.data()?;
@@ -188,13 +195,18 @@ impl<'a> Place<'a> {
                     continue;
                 };
                 let most = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-                let n = rustix::io::pwrite(&file, &bytes[..most], offset)?;
+                let n = if is_hole(&bytes[..most]) {
+                    holes = true;
+                    most
+                } else {
+                    rustix::io::pwrite(&file, &bytes[..most], offset)?
+                };
                 extent = Some((offset + n as u64, left - n as u64));
                 bytes = &bytes[n..];
             }
             archive.consume(stored);
         }
-        if entry.sparse.is_some() {
+        if entry.sparse.is_some() || holes {
             rustix::fs::ftruncate(&file, entry.size)?;
         }
         self.attributes(&file, entry)?;
@@ -228,7 +240,7 @@ impl<'a> Place<'a> {
         rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))?;
         for (name, value) in &entry.xattrs {
             // Those of the kernel's own subsystems are not an archive's to set.
-            if name != b"security.capability" && !name.starts_with(b"user.") {
+            if !crate::tarball::is_the_files(name) {
                 continue;
             }
             match rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {

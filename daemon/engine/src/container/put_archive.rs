@@ -6,7 +6,7 @@
 //! created or removed in it, never followed. What is packed is unpacked here, before the root is looked at, by no program.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use berth_domain::{Error, Result};
@@ -30,15 +30,13 @@ pub struct PutOptions {
     pub container_user: bool,
 }
 
-/// The largest window of a zstd frame: what `zstd` itself takes unasked.
-const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 /// Padding after an archive that is read, so that the connection can be used again.
 const TRAILING_MAX: u64 = 1 << 20;
 /// Of /etc/passwd and /etc/group.
 const USERS_MAX: u64 = 1 << 20;
 
 impl Engine {
-    /// Unpacks an archive (as such, or packed with gzip or zstd) in a directory of a container.
+    /// Unpacks an archive (as such, or packed with gzip, bzip2, xz or zstd) in a directory of a container.
     ///
     /// # Errors
     ///
@@ -59,7 +57,7 @@ impl Engine {
         let read_only_root = now.host_config.readonly_rootfs;
         blocking(move || {
             let put = Put { view: &view, asked: &asked, read_only_root };
-            put.run(options, user.as_deref(), Arriving { archive, piece: Bytes::new() })
+            put.run(options, user.as_deref(), Arriving::new(archive))
         })
         .await?;
         self.container_event(&handle.now(), "extract-to-dir", &[]);
@@ -88,7 +86,7 @@ impl Put<'_> {
             return Err(self.read_only());
         }
         let owner = user.map(|user| self.owner(user)).transpose()?;
-        let plain = unpacked(arriving).map_err(|error| self.failed(error))?;
+        let (_, plain) = berth_image::packed::open(arriving).map_err(|error| self.failed(error))?;
         let mut archive = tar::Reader::new(plain);
         let mut place = Place::new(root, &self.asked.clean, options.keep_kinds, owner);
         let mut unpack = || -> io::Result<()> {
@@ -187,10 +185,16 @@ impl Put<'_> {
     }
 }
 
-/// A request's body, arriving.
-struct Arriving {
+/// Pieces of an archive, arriving.
+pub(crate) struct Arriving {
     archive: ArchivePieces,
     piece: Bytes,
+}
+
+impl Arriving {
+    pub(crate) fn new(archive: ArchivePieces) -> Self {
+        Self { archive, piece: Bytes::new() }
+    }
 }
 
 impl Read for Arriving {
@@ -204,26 +208,5 @@ impl Read for Arriving {
         let n = self.piece.len().min(out.len());
         self.piece.copy_to_slice(&mut out[..n]);
         Ok(n)
-    }
-}
-
-/// The archive behind whatever it is packed with.
-fn unpacked(mut packed: impl Read + 'static) -> io::Result<Box<dyn BufRead>> {
-    let mut magic = Vec::new();
-    packed.by_ref().take(6).read_to_end(&mut magic)?;
-    let kind = magic.clone();
-    let all = BufReader::with_capacity(128 << 10, Read::chain(Cursor::new(magic), packed));
-    match &*kind {
-        [0x1f, 0x8b, ..] => Ok(Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(all)))),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(all)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-            Ok(Box::new(BufReader::new(decoder)))
-        }
-        [b'B', b'Z', b'h', ..] | [0xfd, b'7', b'z', b'X', b'Z', 0] => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "archives packed with bzip2 or xz are not supported; pack with gzip or zstd",
-        )),
-        _ => Ok(Box::new(all)),
     }
 }

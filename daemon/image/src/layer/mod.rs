@@ -54,6 +54,11 @@ impl Staged {
     pub(crate) fn take(&self) -> Option<&Path> {
         (!self.placed.swap(true, Ordering::AcqRel)).then_some(&*self.dir)
     }
+
+    /// Where it lies in staging.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
 }
 
 impl Drop for Staged {

@@ -11,7 +11,7 @@
 
 mod pax;
 mod sparse;
-pub(crate) mod write;
+pub mod write;
 
 #[cfg(test)]
 mod tests;
