@@ -102,6 +102,7 @@ impl Floor {
         let hierarchies: Vec<PathBuf> = hierarchies.into_iter().map(|h| h.join(&parent)).collect();
         for group in &hierarchies {
             fs::create_dir(group).expect("a parent cgroup");
+            inherit_cpus(group);
         }
         Self { lower, containers, hierarchies, controllers, unified, network, filter: filter() }
     }
@@ -216,6 +217,19 @@ fn hierarchies() -> (Vec<PathBuf>, Vec<String>) {
         }
     }
     (dirs, controllers)
+}
+
+/// A new group of the cpuset hierarchy has no CPUs until it is given some; its children are to have them at once.
+fn inherit_cpus(group: &Path) {
+    if !group.join("cpuset.cpus").exists() || group.join("cgroup.type").exists() {
+        return;
+    }
+    let above = group.parent().expect("a hierarchy");
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let value = fs::read_to_string(above.join(file)).expect("the CPUs above");
+        fs::write(group.join(file), value.trim()).expect("the group's CPUs");
+    }
+    fs::write(group.join("cgroup.clone_children"), "1").expect("cgroup.clone_children");
 }
 
 /// As Docker has it: nothing, and then a few.
