@@ -8,7 +8,7 @@ use berth_domain::{Error, Result};
 use berth_engine::{Engine, EngineConfig};
 use berth_image::{Images, ImagesConfig};
 use berth_network::{NetworkConfig, Networks};
-use berth_registry::{Client, RegistryConfig};
+use berth_registry::{Client, Proxies, RegistryConfig};
 use berth_runtime::{ShimConfig, Shims};
 use berth_volume::Volumes;
 use tokio::sync::watch;
@@ -107,6 +107,12 @@ fn registry_config(settings: &Settings) -> RegistryConfig {
         mirrors: settings.registry_mirrors.clone(),
         insecure: settings.insecure_registries.clone(),
         user_agent: format!("berth/{}", crate::VERSION),
+        proxies: Proxies {
+            http: settings.proxies.http_proxy.clone(),
+            https: settings.proxies.https_proxy.clone(),
+            no: settings.proxies.no_proxy.clone(),
+            from_env: true,
+        },
         ..RegistryConfig::default()
     };
     config.retries.count = settings.max_download_attempts.saturating_sub(1);
@@ -170,6 +176,7 @@ fn engine_config(settings: &Settings, files: OpenFiles) -> EngineConfig {
 pub(crate) fn reload(app: &App, settings: &Settings) -> Result<()> {
     app.registry.reconfigure(registry_config(settings))?;
     app.images.set_max_concurrent_downloads(settings.max_concurrent_downloads);
+    app.images.set_max_concurrent_uploads(settings.max_concurrent_uploads);
     Ok(())
 }
 

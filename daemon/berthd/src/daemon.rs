@@ -127,7 +127,7 @@ impl Ends {
 }
 
 /// Reads the file again and puts in force what can be changed while running: the log's level, labels, the shutdown
-/// timeout, mirrors, insecure registries, how many downloads there are at once and how often they are tried.
+/// timeout, mirrors, insecure registries, how many downloads and uploads there are at once and how often they are tried.
 ///
 /// All else needs a restart of the daemon, `runtimes` and `default-runtime` among it: what a container asked for
 /// is checked against them at its create and at the daemon's start, and both go by the same ones.
@@ -150,6 +150,7 @@ fn reload(app: &App, sources: &Sources) {
         registry_mirrors: loaded.settings.registry_mirrors.clone(),
         insecure_registries: loaded.settings.insecure_registries.clone(),
         max_concurrent_downloads: loaded.settings.max_concurrent_downloads,
+        max_concurrent_uploads: loaded.settings.max_concurrent_uploads,
         max_download_attempts: loaded.settings.max_download_attempts,
         ..(*before).clone()
     };
@@ -167,6 +168,7 @@ fn reload(app: &App, sources: &Sources) {
         registry_mirrors = ?after.registry_mirrors,
         insecure_registries = ?after.insecure_registries,
         max_concurrent_downloads = after.max_concurrent_downloads,
+        max_concurrent_uploads = after.max_concurrent_uploads,
         max_download_attempts = after.max_download_attempts,
         "configuration reloaded"
     );

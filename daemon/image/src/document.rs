@@ -25,6 +25,17 @@ pub(crate) enum Packing {
     Zstd,
 }
 
+impl Packing {
+    /// The media type of a layer that is packed so (OCI image spec, media-types.md).
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Self::Plain => "application/vnd.oci.image.layer.v1.tar",
+            Self::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Self::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        }
+    }
+}
+
 /// A layer as a manifest names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LayerDescriptor {
@@ -292,6 +303,27 @@ fn drop_nulls(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(drop_nulls),
         _ => {}
     }
+}
+
+/// The manifest made for an image that has none: loaded from an old archive, imported or committed.
+pub(crate) fn made_manifest(config: &[u8], layers: &[Descriptor]) -> Result<Vec<u8>> {
+    let layers: Vec<_> = layers
+        .iter()
+        .map(
+            |d| serde_json::json!({ "mediaType": d.media_type, "digest": d.digest.as_str(), "size": d.size }),
+        )
+        .collect();
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": media_type::OCI_MANIFEST,
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": sha256(config).as_str(),
+            "size": config.len(),
+        },
+        "layers": layers,
+    });
+    serde_json::to_vec(&manifest).map_err(|e| Error::internal("writing a manifest").because(e))
 }
 
 /// The digest of bytes at hand.

@@ -18,15 +18,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use berth_domain::step::reached;
 use berth_domain::{Digest, Error, Meaning, Reference, Result};
 use berth_registry::Auth;
 use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::document::LayerDescriptor;
 use crate::layer::{self, Extraction, Staged};
 use crate::layout::{Layout, io_error};
+use crate::places::Places;
 use crate::source::Source;
 use crate::unpack::{Limits, check_room, check_space};
 
@@ -74,7 +76,7 @@ impl Fetch {
 pub(crate) struct Fetches {
     layout: Arc<Layout>,
     limits: Limits,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     running: Mutex<HashMap<Digest, Weak<Fetch>>>,
 }
 
@@ -87,7 +89,7 @@ pub(crate) struct Wanted {
 }
 
 impl Fetches {
-    pub(crate) fn new(layout: Arc<Layout>, limits: Limits, places: Arc<Semaphore>) -> Self {
+    pub(crate) fn new(layout: Arc<Layout>, limits: Limits, places: Arc<Places>) -> Self {
         Self { layout, limits, places, running: Mutex::new(HashMap::new()) }
     }
 
@@ -130,13 +132,13 @@ fn given_up() -> Error {
 }
 
 impl Task {
-    async fn run(self, places: &Semaphore, mut wanted: watch::Receiver<()>) {
+    async fn run(self, places: &Places, mut wanted: watch::Receiver<()>) {
         let result = tokio::select! {
             biased;
             _ = wanted.changed() => Err(given_up()),
-            place = places.acquire() => match place {
+            place = places.take() => match place {
                 Ok(_place) => self.layer(wanted).await,
-                Err(_) => Err(Error::unavailable("the engine is stopping")),
+                Err(error) => Err(error),
             },
         };
         self.tell.send_replace(Stage::Done(result.map(Arc::new).map_err(Arc::new)));
@@ -427,6 +429,7 @@ impl Read for Arriving<'_> {
             }
             self.missing = self.missing.saturating_sub(self.chunk.len() as u64);
             self.file.write_all(&self.chunk)?;
+            reached("pull.layer-arriving");
         }
         let n = self.chunk.len().min(buffer.len());
         buffer[..n].copy_from_slice(&self.chunk.split_to(n));

@@ -12,18 +12,21 @@
 //! sync files: they block for some milliseconds and belong on a blocking thread.
 #![forbid(unsafe_code)]
 
+mod arriving;
 mod catalog;
 pub mod changes;
 mod commit;
 mod document;
 mod fetch;
 mod gc;
+mod import;
 mod layer;
 mod layout;
 mod load;
 pub mod packed;
 mod parents;
 mod pins;
+mod places;
 mod publish;
 mod pull;
 mod push;
@@ -41,6 +44,7 @@ mod fixture;
 
 pub use berth_registry::Auth;
 pub use commit::{CommitRequest, Committed};
+pub use import::ImportRequest;
 pub use push::PushRequest;
 pub use save::Archive;
 pub use types::{
@@ -53,12 +57,12 @@ use std::sync::Arc;
 
 use berth_domain::{Error, ImageId, Reference, Result};
 use berth_registry::Client;
-use tokio::sync::Semaphore;
 
 use catalog::Catalog;
 use fetch::Fetches;
 use layout::Layout;
 use pins::{Pinned, Pins};
+use places::Places;
 use publish::NewName;
 use source::Source;
 
@@ -73,11 +77,9 @@ struct Inner {
     catalog: Catalog,
     source: Arc<dyn Source>,
     fetches: Fetches,
-    places: Arc<Semaphore>,
-    /// How many places there are to be.
-    place_count: std::sync::Mutex<usize>,
+    places: Arc<Places>,
     /// Layers sent at once, over all pushes.
-    uploads: Semaphore,
+    uploads: Places,
     pins: Arc<Pins>,
     limits: Limits,
 }
@@ -117,8 +119,7 @@ impl Images {
         let layout = Arc::new(Layout::prepare(&config.root)?);
         let limits = config.limits;
         let catalog = Catalog::open(&layout, |id, record| repair::image(&layout, &limits, id, record))?;
-        let count = config.max_concurrent_downloads.max(1);
-        let places = Arc::new(Semaphore::new(count));
+        let places = Arc::new(Places::new(config.max_concurrent_downloads));
         let fetches = Fetches::new(Arc::clone(&layout), limits.clone(), Arc::clone(&places));
         let images = Self {
             inner: Arc::new(Inner {
@@ -127,8 +128,7 @@ impl Images {
                 source,
                 fetches,
                 places,
-                place_count: std::sync::Mutex::new(count),
-                uploads: Semaphore::new(config.max_concurrent_uploads.max(1)),
+                uploads: Places::new(config.max_concurrent_uploads),
                 pins: Arc::default(),
                 limits,
             }),
@@ -200,22 +200,12 @@ impl Images {
     /// From now on so many layers are fetched and unpacked at once; what is under way is not stopped. Must be
     /// called within a runtime.
     pub fn set_max_concurrent_downloads(&self, wanted: usize) {
-        let wanted = wanted.max(1);
-        let mut count = self.inner.place_count.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if wanted >= *count {
-            self.inner.places.add_permits(wanted - *count);
-        } else {
-            // Places that are taken go away as they become free.
-            let (places, fewer) = (Arc::clone(&self.inner.places), *count - wanted);
-            tokio::spawn(async move {
-                for _ in 0..fewer {
-                    if let Ok(place) = places.acquire().await {
-                        place.forget();
-                    }
-                }
-            });
-        }
-        *count = wanted;
+        self.inner.places.set(wanted);
+    }
+
+    /// The same of layers that are sent.
+    pub fn set_max_concurrent_uploads(&self, wanted: usize) {
+        self.inner.uploads.set(wanted);
     }
 
     /// Reads everything anew from files: names from `index.json`, and every manifest among the blobs whose

@@ -5,6 +5,7 @@
 use std::fs;
 use std::sync::Arc;
 
+use berth_domain::step::reached;
 use berth_domain::{Error, ImageId, Reference, Result};
 use berth_registry::Descriptor;
 
@@ -58,11 +59,15 @@ impl Inner {
         if !new.staged.is_empty() {
             // Without the lock: this is the long part.
             self.layout.sync_all()?;
+            reached("image.synced");
         }
         let writer = self.catalog.writer();
         place(&self.layout, &new.staged)?;
+        reached("image.placed");
         catalog::write_blob(&self.layout, &new.config_bytes)?;
+        reached("image.config-written");
         catalog::write_blob(&self.layout, &new.manifest_bytes)?;
+        reached("image.manifest-written");
         if let Some(extra) = parents::prepare(&self.layout, &new.config.id, &new.config.diff_ids)? {
             let to = self.layout.parents(&new.config.id);
             if to.exists() {
@@ -70,6 +75,7 @@ impl Inner {
             } else {
                 self.layout.sync_all()?;
                 rename(&extra, &to)?;
+                reached("image.parents-renamed");
                 sync_dir(&self.layout.layers())?;
             }
         }
@@ -138,6 +144,7 @@ pub(crate) fn place(layout: &Layout, staged: &[Arc<Staged>]) -> Result<()> {
             let to = layout.blob(&new.blob);
             if !to.exists() {
                 rename(blob, &to)?;
+                reached("image.blob-renamed");
             }
         }
         if let Some(dir) = new.take() {
@@ -148,6 +155,7 @@ pub(crate) fn place(layout: &Layout, staged: &[Arc<Staged>]) -> Result<()> {
                 // What a crash or a damaged disk left of it.
                 layout.discard(&to)?;
                 rename(dir, &to)?;
+                reached("image.layer-renamed");
             }
         }
     }

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use berth_domain::progress::{Progress, Sink};
+use berth_domain::step::reached;
 use berth_domain::{Digest, Error, Platform, Reference, Result};
 use berth_registry::{Auth, Descriptor, ResolvedManifest, media_type};
 use tokio::task::JoinSet;
@@ -104,6 +105,7 @@ impl Images {
             held.push(Held::Content(content.clone()));
         }
         let pinned = self.inner.pins.hold(held);
+        reached("pull.resolved");
 
         let moved = match self.inner.catalog.state().image(&id) {
             Some(image) => {
@@ -190,6 +192,7 @@ impl Images {
             self.inner.pins.hold(config.diff_ids.iter().map(|id| Held::Content(id.clone())).collect());
         let (staged, fetches) =
             self.fetch_layers(reference, &request.auth, &manifest, &config, teller).await?;
+        reached("pull.unpacked");
         let new = NewImage { config, config_bytes, manifest, manifest_bytes: body, descriptor, staged };
         let inner = Arc::clone(&self.inner);
         blocking(move || {
@@ -198,6 +201,7 @@ impl Images {
             inner.publish(new, &names)
         })
         .await?;
+        reached("pull.recorded");
         Ok(true)
     }
 
@@ -238,7 +242,10 @@ impl Images {
         let mut order: Vec<&LayerDescriptor> = Vec::new();
         for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
             let blob = &layer.descriptor.digest;
-            if layer::is_in_place(&self.inner.layout, diff_id) {
+            // A layer that came in another packing is fetched all the same: the store has every blob that its manifests
+            // name, so that pushes and archives are byte-exact, and what is damaged can be made anew.
+            let layout = &self.inner.layout;
+            if layer::is_in_place(layout, diff_id) && layout.blob(blob).is_file() {
                 teller.status(blob.short(), "Already exists")?;
                 continue;
             }

@@ -183,8 +183,7 @@ impl Push {
 
     /// Sends a layer and tells of it; given up when nobody listens.
     async fn layer(self, layer: Descriptor, teller: Teller) -> Result<()> {
-        let places = &self.images.inner.uploads;
-        let _place = places.acquire().await.map_err(|_| Error::unavailable("the engine is stopping"))?;
+        let _place = self.images.inner.uploads.take().await?;
         let gone = Arc::new(Notify::new());
         let told = {
             let (gone, teller, id) = (Arc::clone(&gone), teller.clone(), layer.digest.short().to_owned());

@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::proxy::Proxies;
+
 /// docker.io's own registry.
 pub const DOCKER_HUB: &str = "https://registry-1.docker.io";
 
@@ -26,11 +28,11 @@ pub struct RegistryConfig {
     pub loopback_is_insecure: bool,
     /// `User-Agent` of every request.
     pub user_agent: String,
-    /// Where `<host[:port]>/{*.crt, *.cert, *.key}` are looked for, in order; the first directory that
+    /// Where `<host[:port]>/{*.crt, *.cert, *.key}` and `hosts.toml` are looked for, in order; the first directory that
     /// has the host wins.
     pub certs_dirs: Vec<PathBuf>,
-    /// Whether `HTTPS_PROXY` and `NO_PROXY` of the environment count.
-    pub proxy_from_env: bool,
+    /// Proxies.
+    pub proxies: Proxies,
     /// Patience.
     pub timeouts: Timeouts,
     /// Persistence.
@@ -67,7 +69,7 @@ impl Default for RegistryConfig {
             loopback_is_insecure: true,
             user_agent: format!("berth/{}", env!("CARGO_PKG_VERSION")),
             certs_dirs: vec!["/etc/berth/certs.d".into(), "/etc/docker/certs.d".into()],
-            proxy_from_env: true,
+            proxies: Proxies { from_env: true, ..Proxies::default() },
             timeouts: Timeouts { connect: Duration::from_secs(15), idle: Duration::from_secs(30) },
             retries: Retries {
                 count: 3,

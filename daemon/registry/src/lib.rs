@@ -9,7 +9,8 @@
 //! - [`Client::head`] asks what a tag points at; [`Client::resolve`] and [`Client::manifest`] fetch manifests.
 //! - [`Client::blob`] streams a blob and resumes by `Range` on its own when the connection breaks.
 //! - [`Client::upload`] and [`Client::put_manifest`] push, mounting and resuming where that spares sending.
-//! - Images of docker.io are asked of the mirrors first, which never see credentials.
+//! - Images are asked of the registry's mirrors first (`hosts.toml`; for docker.io `registry-mirrors` as well), which
+//!   never see credentials.
 #![forbid(unsafe_code)]
 
 mod ask;
@@ -17,12 +18,15 @@ mod auth;
 mod blob;
 mod challenge;
 mod config;
+mod download;
 mod endpoint;
 mod failure;
+mod hosts;
 mod login;
 mod manifest;
 mod outgoing;
 mod policy;
+mod proxy;
 mod search;
 mod tags;
 mod tls;
@@ -41,13 +45,15 @@ use http::HeaderValue;
 pub use auth::Auth;
 pub use blob::BlobStream;
 pub use config::{DOCKER_HUB, DOCKER_INDEX, RegistryConfig, Retries, Timeouts};
+pub use download::Download;
 pub use manifest::{Descriptor, MAX_MANIFEST_BYTES, ResolvedManifest, media_type};
 pub use outgoing::{Opener, Told};
+pub use proxy::Proxies;
 pub use search::Found;
 pub use upload::{Upload, Uploaded};
 
 use ask::Asker;
-use endpoint::{Endpoint, Endpoints};
+use endpoint::{Endpoint, Endpoints, Need};
 use failure::Failure;
 use policy::Policy;
 use transport::Transport;
@@ -73,10 +79,15 @@ impl fmt::Debug for Client {
 impl Parts {
     fn new(config: RegistryConfig) -> Result<Self> {
         let policy = Policy::new(&config.insecure, config.loopback_is_insecure)?;
-        let endpoints = Endpoints::new(&config.mirrors, &config.docker_hub, &config.docker_index)?;
+        let endpoints = Endpoints::new(
+            &config.mirrors,
+            &config.docker_hub,
+            &config.docker_index,
+            config.certs_dirs.clone(),
+        )?;
         let user_agent = HeaderValue::from_str(&config.user_agent)
             .map_err(|e| Error::invalid(format!("user agent {:?}", config.user_agent)).because(e))?;
-        let transport = Transport::new(config.timeouts, config.certs_dirs, config.proxy_from_env);
+        let transport = Transport::new(config.timeouts, config.certs_dirs, &config.proxies);
         let asker = Asker::new(transport, policy, config.retries, user_agent);
         Ok(Self { asker: Arc::new(asker), endpoints: Arc::new(endpoints) })
     }
@@ -169,7 +180,7 @@ impl Client {
         auth: &Auth,
     ) -> Result<BlobStream> {
         let Parts { asker, endpoints } = self.parts();
-        let endpoints = endpoints.of(reference.registry())?;
+        let endpoints = endpoints.of(reference.registry(), Need::Pull)?;
         BlobStream::open(asker, endpoints, reference.clone(), descriptor.clone(), offset, auth.clone()).await
     }
 
@@ -210,7 +221,8 @@ impl Client {
         let doing = format!("failed to resolve reference \"{reference}\"");
         let mut last = Failure::broken("no registry to ask");
         let Parts { asker, endpoints } = self.parts();
-        for endpoint in endpoints.of(reference.registry())? {
+        let need = if reference.digest().is_some() { Need::Pull } else { Need::Resolve };
+        for endpoint in endpoints.of(reference.registry(), need)? {
             let auth = if endpoint.mirror { Auth::anonymous() } else { auth.clone() };
             match asker
                 .persistently(&endpoint, || ask(Arc::clone(&asker), endpoint.clone(), auth.clone()))

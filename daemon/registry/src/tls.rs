@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use http::HeaderMap;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
@@ -15,46 +16,73 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use crate::failure::Failure;
 use crate::url::Host;
 
-/// Files of one host found in a `certs.d` directory.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// Authorities and identities for one host: the files of its `certs.d` directory, or those that its `hosts.toml` names.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct HostCerts {
-    pub(crate) directory: PathBuf,
+    authorities: Vec<PathBuf>,
+    /// Certificate and key; the key may be in the certificate's file.
+    identities: Vec<(PathBuf, PathBuf)>,
     /// So that changed files make a new configuration.
-    changed_at: Option<SystemTime>,
+    changed_at: Vec<Option<SystemTime>>,
 }
 
 impl HostCerts {
-    /// The first of `dirs` that has a directory for this host.
-    pub(crate) fn find(dirs: &[PathBuf], host: &Host) -> Option<Self> {
-        dirs.iter().find_map(|dir| {
-            let directory = dir.join(host.to_string());
-            let meta = std::fs::metadata(&directory).ok().filter(std::fs::Metadata::is_dir)?;
-            Some(Self { directory, changed_at: meta.modified().ok() })
-        })
-    }
-
-    fn load(&self) -> Result<(Vec<CertificateDer<'static>>, Option<ClientIdentity>), Failure> {
-        let entries = std::fs::read_dir(&self.directory).map_err(|e| unreadable(&self.directory, &e))?;
+    /// From the first of `dirs` that has a directory for this host: `*.crt`, `*.cert` and `*.key` (Docker's rule).
+    pub(crate) fn find(dirs: &[PathBuf], host: &Host) -> Result<Option<Self>, Failure> {
+        let directory = dirs.iter().map(|dir| dir.join(host.to_string())).find(|d| d.is_dir());
+        let Some(directory) = directory else { return Ok(None) };
+        let entries = std::fs::read_dir(&directory).map_err(|e| unreadable(&directory, &e))?;
         let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|e| e.path())).collect();
         paths.sort();
         let with_extension = |wanted: &'static str| {
             paths.iter().filter(move |p| p.extension().is_some_and(|extension| extension == wanted))
         };
+        let identities: Vec<_> =
+            with_extension("cert").map(|cert| (cert.clone(), cert.with_extension("key"))).collect();
+        if let (true, Some(key)) = (identities.is_empty(), with_extension("key").next()) {
+            return Err(Failure::broken(format!("{} has no certificate (.cert) beside it", key.display())));
+        }
+        Ok(Some(Self::of(with_extension("crt").cloned().collect(), identities)))
+    }
+
+    /// Of these files.
+    pub(crate) fn of(authorities: Vec<PathBuf>, identities: Vec<(PathBuf, PathBuf)>) -> Self {
+        let files = authorities.iter().chain(identities.iter().flat_map(|(cert, key)| [cert, key]));
+        let changed_at = files.map(|p| std::fs::metadata(p).and_then(|m| m.modified()).ok()).collect();
+        Self { authorities, identities, changed_at }
+    }
+
+    fn load(&self) -> Result<(Vec<CertificateDer<'static>>, Option<ClientIdentity>), Failure> {
         let mut authorities = Vec::new();
-        for path in with_extension("crt") {
+        for path in &self.authorities {
             authorities.extend(certificates(path)?);
         }
-        let Some(cert) = with_extension("cert").next() else {
-            return match with_extension("key").next() {
-                Some(key) => {
-                    Err(Failure::broken(format!("{} has no certificate (.cert) beside it", key.display())))
-                }
-                None => Ok((authorities, None)),
-            };
-        };
-        let key_path = cert.with_extension("key");
-        let key = PrivateKeyDer::from_pem_file(&key_path).map_err(|e| unreadable(&key_path, &e))?;
+        let Some((cert, key)) = self.identities.first() else { return Ok((authorities, None)) };
+        let key = PrivateKeyDer::from_pem_file(key).map_err(|e| unreadable(key, &e))?;
         Ok((authorities, Some((certificates(cert)?, key))))
+    }
+}
+
+/// How far a server is trusted, and what it alone is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Trust {
+    /// Any certificate will do.
+    pub(crate) insecure: bool,
+    /// What `hosts.toml` names; `None` for what `certs.d` has for the host.
+    pub(crate) certs: Option<HostCerts>,
+    /// Headers that `hosts.toml` adds.
+    pub(crate) headers: HeaderMap,
+}
+
+impl Trust {
+    /// Nothing special is known of it.
+    pub(crate) fn plain(insecure: bool) -> Self {
+        Self { insecure, ..Self::default() }
+    }
+
+    /// The same, insecure if it is so on any account.
+    pub(crate) fn or_insecure(&self, insecure: bool) -> Self {
+        Self { insecure: self.insecure || insecure, ..self.clone() }
     }
 }
 
@@ -97,8 +125,12 @@ pub(crate) fn config(insecure: bool, certs: Option<&HostCerts>) -> Result<Client
         let mut roots = system_roots();
         for authority in authorities {
             roots.add(authority).map_err(|e| {
-                let directory = certs.map(|c| c.directory.display().to_string()).unwrap_or_default();
-                Failure::broken(format!("a certificate authority in {directory} is not usable: {e}"))
+                let files: Vec<_> = certs
+                    .iter()
+                    .flat_map(|c| &c.authorities)
+                    .map(|path| path.display().to_string())
+                    .collect();
+                Failure::broken(format!("a certificate authority in {} is not usable: {e}", files.join(", ")))
             })?;
         }
         builder.with_root_certificates(roots)

@@ -3,9 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::future::Future;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -18,25 +16,22 @@ use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::proxy::matcher::Matcher;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower_service::Service;
 
 use crate::config::Timeouts;
 use crate::failure::{Failure, Kind, is_bad_certificate, root_cause};
 use crate::outgoing::Payload;
-use crate::tls::{self, HostCerts};
+use crate::proxy::{BoxError, Connecting, Proxies, Tcp};
+use crate::tls::{self, HostCerts, Trust};
 use crate::url::{Scheme, Url};
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
 /// How long an unused connection is kept: a pull's requests come in bursts.
 const POOL_IDLE: Duration = Duration::from_secs(30);
 /// An error body above this is cut.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
+/// TLS configurations kept with their connections.
+const MAX_CLIENTS: usize = 64;
 
 #[derive(Clone)]
 enum Http {
@@ -56,7 +51,7 @@ pub(crate) struct Transport {
     tcp: Tcp,
     timeouts: Timeouts,
     certs_dirs: Vec<PathBuf>,
-    /// One client for each TLS profile; their number is bounded by the directories in `certs.d`.
+    /// One client for each TLS profile.
     clients: Mutex<HashMap<Profile, Http>>,
 }
 
@@ -67,21 +62,24 @@ impl fmt::Debug for Transport {
 }
 
 impl Transport {
-    pub(crate) fn new(timeouts: Timeouts, certs_dirs: Vec<PathBuf>, proxy_from_env: bool) -> Self {
+    pub(crate) fn new(timeouts: Timeouts, certs_dirs: Vec<PathBuf>, proxies: &Proxies) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_keepalive(Some(Duration::from_secs(30)));
-        let proxy = proxy_from_env.then(|| Arc::new(Matcher::from_env()));
+        let proxy = Arc::new(proxies.matcher());
         Self { tcp: Tcp { http, proxy }, timeouts, certs_dirs, clients: Mutex::default() }
     }
 
-    fn client(&self, url: &Url, insecure: bool) -> Result<Http, Failure> {
+    fn client(&self, url: &Url, trust: &Trust) -> Result<Http, Failure> {
         let profile = match url.scheme {
             Scheme::Http => Profile { scheme: Scheme::Http, insecure: true, certs: None },
             Scheme::Https => {
-                let certs = HostCerts::find(&self.certs_dirs, &url.host);
-                Profile { scheme: Scheme::Https, insecure, certs }
+                let certs = match &trust.certs {
+                    Some(certs) => Some(certs.clone()),
+                    None => HostCerts::find(&self.certs_dirs, &url.host)?,
+                };
+                Profile { scheme: Scheme::Https, insecure: trust.insecure, certs }
             }
         };
         if let Some(client) = self.clients.lock().unwrap_or_else(PoisonError::into_inner).get(&profile) {
@@ -102,11 +100,10 @@ impl Transport {
             }
         };
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        // An older configuration of a directory that has changed since is of no more use.
-        clients.retain(|p, _| {
-            p.certs.as_ref().map(|c| &c.directory) != profile.certs.as_ref().map(|c| &c.directory)
-                || p.certs == profile.certs
-        });
+        // Changed files leave older ones behind; what is in use goes on all the same.
+        if clients.len() >= MAX_CLIENTS {
+            clients.clear();
+        }
         clients.insert(profile, client.clone());
         Ok(client)
     }
@@ -115,12 +112,15 @@ impl Transport {
     pub(crate) async fn send(
         &self,
         url: &Url,
-        insecure: bool,
+        trust: &Trust,
         mut request: Request<Payload>,
         taken: Option<&AtomicU64>,
     ) -> Result<Response<Incoming>, Failure> {
         *request.uri_mut() = url.to_uri()?;
-        let client = self.client(url, insecure)?;
+        if let Some(secret) = self.tcp.shown_to_proxy(request.uri()) {
+            request.headers_mut().insert(http::header::PROXY_AUTHORIZATION, secret);
+        }
+        let client = self.client(url, trust)?;
         let answer = async {
             match &client {
                 Http::Plain(client) => client.request(request).await,
@@ -214,48 +214,6 @@ impl Transport {
 fn stalled(url: &Url, idle: Duration) -> Failure {
     let message = format!("registry {} has stalled: not a byte for {idle:?}", url.host);
     Failure::transient(Kind::Unavailable, message)
-}
-
-/// Connects directly, or through the environment's proxy (`CONNECT`; https only, never to loopback).
-#[derive(Clone)]
-struct Tcp {
-    http: HttpConnector,
-    proxy: Option<Arc<Matcher>>,
-}
-
-impl Service<Uri> for Tcp {
-    type Response = TokioIo<TcpStream>;
-    type Error = BoxError;
-    type Future = Connecting<Self::Response>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.http.poll_ready(cx).map_err(Into::into)
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let through = match &self.proxy {
-            Some(proxy) if uri.scheme_str() == Some("https") && !is_loopback(&uri) => proxy.intercept(&uri),
-            _ => None,
-        };
-        match through {
-            None => {
-                let connecting = self.http.call(uri);
-                Box::pin(async move { Ok(connecting.await?) })
-            }
-            Some(through) => {
-                let mut tunnel = Tunnel::new(through.uri().clone(), self.http.clone());
-                if let Some(auth) = through.basic_auth() {
-                    tunnel = tunnel.with_auth(auth.clone());
-                }
-                let connecting = tunnel.call(uri);
-                Box::pin(async move { Ok(connecting.await?) })
-            }
-        }
-    }
-}
-
-fn is_loopback(uri: &Uri) -> bool {
-    uri.authority().and_then(|a| crate::url::Host::parse(a.as_str())).is_some_and(|host| host.is_loopback())
 }
 
 /// Bounds the whole of connecting, TLS handshake included: a plain HTTP server may wait for ever for

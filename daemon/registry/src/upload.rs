@@ -293,7 +293,7 @@ impl Session<'_> {
         if offset < size {
             let mut question = self.question(Method::PATCH, String::new());
             question.body = Some(rest);
-            let answer = self.asker.ask_at(&place.url, &place.from, &question).await?;
+            let answer = self.asker.ask_at(self.endpoint, &place.url, &place.from, &question).await?;
             if reached(answer.response.headers()).is_some_and(|end| end != size) {
                 return Err(Failure::transient(
                     Kind::Unavailable,
@@ -312,13 +312,13 @@ impl Session<'_> {
         let url = place.url.clone().with_query(&[("digest", digest)]);
         let mut question = self.question(Method::PUT, String::new());
         question.body = body;
-        self.asker.ask_at(&url, &place.from, &question).await.map(drop)
+        self.asker.ask_at(self.endpoint, &url, &place.from, &question).await.map(drop)
     }
 
     /// How far the registry got; `None` when it does not tell.
     async fn progress(&self, place: &Place) -> Result<Option<(Place, u64)>, Failure> {
         let question = self.question(Method::GET, String::new());
-        let ask = || self.asker.ask_at(&place.url, &place.from, &question);
+        let ask = || self.asker.ask_at(self.endpoint, &place.url, &place.from, &question);
         let answer = self.asker.persistently(self.endpoint, ask).await?;
         let Some(end) = reached(answer.response.headers()) else { return Ok(None) };
         if end > self.upload.descriptor.size {

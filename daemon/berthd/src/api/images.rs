@@ -162,9 +162,7 @@ fn pulled(name: &str, tag: &str) -> Result<(Reference, bool)> {
 pub(crate) async fn image_create(app: Arc<App>, call: Call) -> Answer {
     let name = call.query.get("fromImage");
     if name.is_empty() {
-        return Err(Error::not_implemented(
-            "ImageCreate from an archive is not implemented by this version of Berth",
-        ));
+        return super::images_import::image_import(app, call).await;
     }
     let (reference, all_tags) = pulled(name, call.query.get("tag"))?;
     let platform = match call.query.get("platform") {

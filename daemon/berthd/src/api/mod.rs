@@ -8,6 +8,7 @@ pub(crate) mod containers_files;
 pub(crate) mod distribution;
 pub(crate) mod exec;
 pub(crate) mod images;
+mod images_import;
 pub(crate) mod networks;
 pub(crate) mod plugins;
 pub(crate) mod registry;

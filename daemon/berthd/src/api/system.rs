@@ -110,8 +110,11 @@ pub(crate) async fn system_info(app: Arc<App>, call: Call) -> Answer {
         .iter()
         .map(|p| AddressPool { base: p.base.to_string(), size: p.size })
         .collect();
-    let env =
-        |name: &str| std::env::var(name).or_else(|_| std::env::var(name.to_lowercase())).unwrap_or_default();
+    // As the registry client reads them.
+    let proxy = |given: &Option<String>, name: &str| match given {
+        Some(value) => value.clone(),
+        None => std::env::var(name).or_else(|_| std::env::var(name.to_ascii_lowercase())).unwrap_or_default(),
+    };
     call.ok(&Info {
         id: app.id.clone(),
         containers: number(counts.all),
@@ -158,9 +161,9 @@ pub(crate) async fn system_info(app: Arc<App>, call: Call) -> Answer {
         mem_total: wire::signed(host.memory),
         generic_resources: None,
         docker_root_dir: settings.data_root.display().to_string(),
-        http_proxy: without_password(&env("HTTP_PROXY")),
-        https_proxy: without_password(&env("HTTPS_PROXY")),
-        no_proxy: env("NO_PROXY"),
+        http_proxy: without_password(&proxy(&settings.proxies.http_proxy, "HTTP_PROXY")),
+        https_proxy: without_password(&proxy(&settings.proxies.https_proxy, "HTTPS_PROXY")),
+        no_proxy: proxy(&settings.proxies.no_proxy, "NO_PROXY"),
         name: host.name.clone(),
         labels: settings.labels.clone(),
         experimental_build: false,

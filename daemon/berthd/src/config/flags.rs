@@ -8,7 +8,7 @@ use berth_domain::{Error, Result};
 use clap::Parser;
 
 use super::Given;
-use super::given::{Pool, Runtime, Ulimit};
+use super::given::{Pool, Proxies, Runtime, Ulimit};
 
 /// The daemon of Berth, a container engine that speaks Docker's API.
 #[derive(Debug, Parser)]
@@ -56,6 +56,15 @@ pub(crate) struct Flags {
     /// Times a download is tried
     #[arg(long, value_name = "N")]
     max_download_attempts: Option<i64>,
+    /// Proxy for plain HTTP, instead of the environment's
+    #[arg(long, value_name = "URL")]
+    http_proxy: Option<String>,
+    /// Proxy for HTTPS, instead of the environment's
+    #[arg(long, value_name = "URL")]
+    https_proxy: Option<String>,
+    /// Hosts, domains and networks that are asked directly, instead of the environment's
+    #[arg(long, value_name = "LIST")]
+    no_proxy: Option<String>,
     /// Address and subnet of the default bridge
     #[arg(long, value_name = "CIDR")]
     bip: Option<String>,
@@ -255,6 +264,12 @@ impl Flags {
             max_concurrent_downloads: self.max_concurrent_downloads,
             max_concurrent_uploads: self.max_concurrent_uploads,
             max_download_attempts: self.max_download_attempts,
+            proxies: Some(Proxies {
+                http_proxy: self.http_proxy.clone(),
+                https_proxy: self.https_proxy.clone(),
+                no_proxy: self.no_proxy.clone(),
+            })
+            .filter(|proxies| *proxies != Proxies::default()),
             bip: self.bip.clone(),
             fixed_cidr: self.fixed_cidr.clone(),
             bridge: self.bridge.clone(),

@@ -24,6 +24,7 @@ pub(crate) struct Given {
     pub(crate) max_concurrent_downloads: Option<i64>,
     pub(crate) max_concurrent_uploads: Option<i64>,
     pub(crate) max_download_attempts: Option<i64>,
+    pub(crate) proxies: Option<Proxies>,
     pub(crate) bip: Option<String>,
     pub(crate) fixed_cidr: Option<String>,
     pub(crate) bridge: Option<String>,
@@ -56,6 +57,18 @@ pub(crate) struct Given {
     pub(crate) shutdown_timeout: Option<i64>,
     pub(crate) shim_path: Option<String>,
     pub(crate) min_api_version: Option<String>,
+}
+
+/// Proxies, in place of the environment's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default, deny_unknown_fields)]
+pub(crate) struct Proxies {
+    /// For plain HTTP.
+    pub(crate) http_proxy: Option<String>,
+    /// For HTTPS.
+    pub(crate) https_proxy: Option<String>,
+    /// Who is asked directly.
+    pub(crate) no_proxy: Option<String>,
 }
 
 /// A range that subnets are cut from.

@@ -15,6 +15,7 @@ use berth_engine::OciRuntime;
 use berth_network::{AddressPool, Ipv4Net};
 
 use super::Given;
+use super::given::Proxies;
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +120,7 @@ pub(crate) struct Settings {
     pub(crate) max_concurrent_downloads: usize,
     pub(crate) max_concurrent_uploads: usize,
     pub(crate) max_download_attempts: u32,
+    pub(crate) proxies: Proxies,
     pub(crate) bip: Option<Ipv4Net>,
     pub(crate) fixed_cidr: Option<Ipv4Net>,
     /// `None`: there is no default network.
@@ -305,6 +307,7 @@ impl Settings {
             )?,
             max_concurrent_uploads: at_least("max-concurrent-uploads", given.max_concurrent_uploads, 5, 1)?,
             max_download_attempts: at_least("max-download-attempts", given.max_download_attempts, 5, 1)?,
+            proxies: given.proxies.clone().unwrap_or_default(),
             bip: parsed("bip", given.bip.as_ref(), cidr)?,
             fixed_cidr: parsed("fixed-cidr", given.fixed_cidr.as_ref(), cidr)?,
             bridge,

@@ -16,6 +16,7 @@ pub(crate) use record::{ImageRecord, NameRecord, Records};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use berth_domain::step::reached;
 use berth_domain::{Digest, Error, ImageId, Reference, Result};
 use berth_registry::Descriptor;
 use berth_store::Store;
@@ -68,10 +69,12 @@ impl Writer<'_> {
         draft.records.generation = before.records.generation + 1;
         draft.refresh_names(&before);
         draft.records.to_file(&self.catalog.layout)?;
+        reached("image.index-written");
         if let Err(error) = draft.records.to_store(&self.store, &before.records) {
             // The file has it; the generations now differ, and the next start rebuilds the store.
             tracing::error!(error = %error.chain(), "the image index is not up to date");
         }
+        reached("image.stored");
         *self.catalog.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(draft);
         Ok(answer)
     }

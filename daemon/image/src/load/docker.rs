@@ -8,7 +8,7 @@ use berth_registry::{Descriptor, media_type};
 use serde::Deserialize;
 
 use super::spool::{Spool, Spooled};
-use super::{Archived, ArchivedLayer, made_manifest, oci};
+use super::{Archived, ArchivedLayer, oci};
 use crate::document::{self, Config, Document, MANIFEST_MAX, Packing};
 use crate::layer::{sniff, to_error};
 
@@ -53,9 +53,8 @@ fn image(spool: &Spool, item: &Item) -> Result<Archived> {
     let (manifest_bytes, declared) = match own_manifest(spool, &config.id, &described) {
         Some((bytes, declared)) => (bytes, declared),
         None => {
-            let layers: Vec<_> =
-                files.iter().zip(&described).map(|(file, (d, _))| (file.path.clone(), d.clone())).collect();
-            (made_manifest(&config_bytes, &layers)?, media_type::OCI_MANIFEST.to_owned())
+            let layers: Vec<_> = described.iter().map(|(descriptor, _)| descriptor.clone()).collect();
+            (document::made_manifest(&config_bytes, &layers)?, media_type::OCI_MANIFEST.to_owned())
         }
     };
     let Document::Manifest(manifest) = document::parse(&manifest_bytes, Some(&declared))? else {
@@ -76,12 +75,8 @@ fn image(spool: &Spool, item: &Item) -> Result<Archived> {
 
 fn describe(file: &Spooled) -> Result<(Descriptor, Packing)> {
     let packing = sniff(&mut BufReader::new(file.open()?)).map_err(|e| to_error("reading a layer", e))?;
-    let media_type = match packing {
-        Packing::Plain => "application/vnd.oci.image.layer.v1.tar",
-        Packing::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
-        Packing::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
-    };
-    Ok((Descriptor { media_type: media_type.into(), digest: file.digest.clone(), size: file.size }, packing))
+    let media_type = packing.media_type().to_owned();
+    Ok((Descriptor { media_type, digest: file.digest.clone(), size: file.size }, packing))
 }
 
 /// The OCI manifest that the archive itself has for this image, if it lists the very same layers.

@@ -17,28 +17,23 @@ mod spool;
 mod tests;
 
 use std::collections::HashSet;
-use std::io::{self, BufReader, Read};
-use std::path::PathBuf;
+use std::io::BufReader;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_domain::progress::{Progress, Sink};
+use berth_domain::step::reached;
 use berth_domain::{Digest, Error, Reference, Result};
 use berth_registry::Descriptor;
-use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::mpsc;
+use tokio::io::AsyncRead;
 
+use crate::arriving::{self, Arriving};
 use crate::document::{Config, Manifest, Packing};
 use crate::layer::{self, Extraction, Staged, decoded, to_error};
 use crate::pins::Held;
 use crate::publish::{NewImage, NewName};
-use crate::pull::blocking;
 use crate::{Images, Inner, tar};
 use spool::{Spool, Spooled};
-
-const CHUNK: usize = 256 << 10;
-const CHUNKS_AHEAD: usize = 8;
 
 /// An image found in an archive.
 struct Archived {
@@ -68,71 +63,15 @@ impl Images {
     /// Invalid for what is no archive of images (`unexpected EOF` when it ends early); Internal when it cannot be stored.
     pub async fn load(
         &self,
-        mut reader: impl AsyncRead + Send + Unpin + 'static,
+        reader: impl AsyncRead + Send + Unpin + 'static,
         quiet: bool,
         sink: Sink,
     ) -> Result<Vec<String>> {
-        let (chunks, arriving) = mpsc::channel(CHUNKS_AHEAD);
-        let given_up = Arc::new(AtomicBool::new(false));
-        let _until_dropped = GiveUp(Arc::clone(&given_up));
         let inner = Arc::clone(&self.inner);
-        let flag = Arc::clone(&given_up);
-        let task = tokio::spawn(blocking(move || {
-            let load = Load { inner: &inner, sink: &sink, quiet, given_up: &flag };
-            load.run(Arriving { arriving, chunk: Bytes::new(), ended: false })
-        }));
-        loop {
-            let mut buffer = BytesMut::with_capacity(CHUNK);
-            let message = match reader.read_buf(&mut buffer).await {
-                Ok(0) => Message::End,
-                Ok(_) => Message::Bytes(buffer.freeze()),
-                Err(e) => Message::Broken(e),
-            };
-            let last = !matches!(message, Message::Bytes(_));
-            // The other side is gone: it has its result, good or bad, before the archive's end.
-            if chunks.send(message).await.is_err() || last {
-                break;
-            }
-        }
-        drop(chunks);
-        task.await.map_err(|e| Error::internal("loading").because(e))?
-    }
-}
-
-struct GiveUp(Arc<AtomicBool>);
-
-impl Drop for GiveUp {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-enum Message {
-    Bytes(Bytes),
-    Broken(io::Error),
-    End,
-}
-
-/// The archive's bytes on the blocking side.
-struct Arriving {
-    arriving: mpsc::Receiver<Message>,
-    chunk: Bytes,
-    ended: bool,
-}
-
-impl Read for Arriving {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.chunk.is_empty() && !self.ended {
-            match self.arriving.blocking_recv() {
-                Some(Message::Bytes(chunk)) => self.chunk = chunk,
-                Some(Message::End) => self.ended = true,
-                Some(Message::Broken(e)) => return Err(e),
-                None => return Err(io::Error::other(Error::cancelled("the archive stopped arriving"))),
-            }
-        }
-        let n = self.chunk.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&self.chunk.split_to(n));
-        Ok(n)
+        arriving::read(reader, move |archive, given_up| {
+            Load { inner: &inner, sink: &sink, quiet, given_up }.run(archive)
+        })
+        .await
     }
 }
 
@@ -146,9 +85,10 @@ struct Load<'a> {
 impl Load<'_> {
     fn run(&self, archive: Arriving) -> Result<Vec<String>> {
         let mut spool = Spool::new(&self.inner.layout, &self.inner.limits)?;
-        let input = BufReader::with_capacity(CHUNK, archive);
+        let input = BufReader::with_capacity(arriving::CHUNK, archive);
         let input = decoded(input).map_err(|e| to_error("reading the archive", e))?;
         spool.fill(tar::Reader::new(input), self.given_up)?;
+        reached("load.spooled");
         let images = if spool.has("manifest.json") {
             docker::images(&spool)?
         } else if spool.has("index.json") {
@@ -188,9 +128,11 @@ impl Load<'_> {
             self.inner.name(&id, &new_names)?
         } else {
             let staged = self.layers(&config, &layers)?;
+            reached("load.unpacked");
             let new = NewImage { config, config_bytes, manifest, manifest_bytes, descriptor, staged };
             self.inner.publish(new, &new_names)?
         };
+        reached("load.recorded");
         for (name, old) in named.taken {
             self.say(format!(
                 "The image {} already exists, renaming the old one with ID {old} to empty string\n",
@@ -230,11 +172,8 @@ impl Load<'_> {
                 if failed.load(Ordering::Relaxed) {
                     return;
                 }
-                let place = runtime.block_on(self.inner.places.acquire());
-                let result = match place {
-                    Ok(_place) => self.unpack(layer),
-                    Err(_) => Err(Error::unavailable("the engine is stopping")),
-                };
+                let place = runtime.block_on(self.inner.places.take());
+                let result = place.and_then(|_place| self.unpack(layer));
                 failed.fetch_or(result.is_err(), Ordering::Relaxed);
                 results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
             }
@@ -292,20 +231,4 @@ struct Unpacking<'a> {
     file: &'a Spooled,
     packing: Option<Packing>,
     diff_id: &'a Digest,
-}
-
-/// The manifest made for an image that came without one.
-fn made_manifest(config_bytes: &[u8], layers: &[(PathBuf, Descriptor)]) -> Result<Vec<u8>> {
-    let descriptor = |d: &Descriptor| serde_json::json!({ "mediaType": d.media_type, "digest": d.digest.as_str(), "size": d.size });
-    let manifest = serde_json::json!({
-        "schemaVersion": 2,
-        "mediaType": berth_registry::media_type::OCI_MANIFEST,
-        "config": {
-            "mediaType": "application/vnd.oci.image.config.v1+json",
-            "digest": crate::document::sha256(config_bytes).as_str(),
-            "size": config_bytes.len(),
-        },
-        "layers": layers.iter().map(|(_, d)| descriptor(d)).collect::<Vec<_>>(),
-    });
-    serde_json::to_vec(&manifest).map_err(|e| Error::internal("writing a manifest").because(e))
 }

@@ -4,9 +4,12 @@
 
 mod auth;
 mod blobs;
+mod download;
+mod hosts;
 mod manifests;
 mod mirrors;
 mod patience;
+mod proxies;
 mod search;
 mod support;
 mod tls;

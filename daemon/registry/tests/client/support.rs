@@ -199,7 +199,7 @@ where
 pub fn config() -> RegistryConfig {
     RegistryConfig {
         certs_dirs: Vec::new(),
-        proxy_from_env: false,
+        proxies: berth_registry::Proxies::default(),
         docker_hub: "http://127.0.0.1:1".into(),
         docker_index: "http://127.0.0.1:1".into(),
         timeouts: Timeouts { connect: Duration::from_secs(5), idle: Duration::from_secs(5) },

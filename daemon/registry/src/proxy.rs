@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! TCP connections, made directly or through an HTTP proxy: tunnels (`CONNECT`) for HTTPS, whole URLs for plain HTTP.
+//!
+//! The rules are Go's, so that one environment means the same to all engines: loopback is never asked of a proxy.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{HeaderValue, Uri};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use crate::url::Host;
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+
+/// Which proxies to go through. What is `None` here is taken from the environment, if that counts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// For plain HTTP: `http://[user:password@]host:port`; empty for none.
+    pub http: Option<String>,
+    /// For HTTPS.
+    pub https: Option<String>,
+    /// Who is asked directly: hosts, `.domains` and networks, separated by commas; `*` for all.
+    pub no: Option<String>,
+    /// Whether `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` of the environment (also in small letters) count.
+    pub from_env: bool,
+}
+
+impl Proxies {
+    pub(crate) fn matcher(&self) -> Matcher {
+        let value = |given: &Option<String>, name: &str| match given {
+            Some(value) => value.clone(),
+            None if self.from_env => {
+                std::env::var(name).or_else(|_| std::env::var(name.to_ascii_lowercase())).unwrap_or_default()
+            }
+            None => String::new(),
+        };
+        Matcher::builder()
+            .http(value(&self.http, "HTTP_PROXY"))
+            .https(value(&self.https, "HTTPS_PROXY"))
+            .no(value(&self.no, "NO_PROXY"))
+            .build()
+    }
+}
+
+/// Connects directly or through a proxy.
+#[derive(Clone)]
+pub(crate) struct Tcp {
+    pub(crate) http: HttpConnector,
+    pub(crate) proxy: Arc<Matcher>,
+}
+
+impl Tcp {
+    fn through(&self, uri: &Uri) -> Option<Intercept> {
+        let direct =
+            uri.authority().and_then(|a| Host::parse(a.as_str())).is_some_and(|host| host.is_loopback());
+        if direct { None } else { self.proxy.intercept(uri) }
+    }
+
+    /// What a request in plain HTTP shows to the proxy that it goes through. With HTTPS only the tunnel's opening does.
+    pub(crate) fn shown_to_proxy(&self, uri: &Uri) -> Option<HeaderValue> {
+        if uri.scheme_str() != Some("http") {
+            return None;
+        }
+        let mut secret = self.through(uri)?.basic_auth()?.clone();
+        secret.set_sensitive(true);
+        Some(secret)
+    }
+}
+
+impl Service<Uri> for Tcp {
+    type Response = Stream;
+    type Error = BoxError;
+    type Future = Connecting<Self::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.http.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let Some(through) = self.through(&uri) else {
+            let connecting = self.http.call(uri);
+            return Box::pin(async move { Ok(Stream { io: connecting.await?, proxied: false }) });
+        };
+        if through.uri().scheme_str() != Some("http") {
+            let message = format!(
+                "the proxy {} is not spoken to by plain HTTP, which alone is supported",
+                through.uri()
+            );
+            return Box::pin(async move { Err(message.into()) });
+        }
+        if uri.scheme_str() == Some("http") {
+            let connecting = self.http.call(through.uri().clone());
+            return Box::pin(async move { Ok(Stream { io: connecting.await?, proxied: true }) });
+        }
+        let mut tunnel = Tunnel::new(through.uri().clone(), self.http.clone());
+        if let Some(auth) = through.basic_auth() {
+            tunnel = tunnel.with_auth(auth.clone());
+        }
+        let connecting = tunnel.call(uri);
+        Box::pin(async move { Ok(Stream { io: connecting.await?, proxied: false }) })
+    }
+}
+
+/// A connection that knows whether a proxy reads its requests.
+pub(crate) struct Stream {
+    io: TokioIo<TcpStream>,
+    proxied: bool,
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        self.io.connected().proxy(self.proxied)
+    }
+}
+
+impl Read for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, pieces)
+    }
+}
