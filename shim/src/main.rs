@@ -6,6 +6,8 @@
 //! and the sockets that reserve published ports. The daemon drives it over `shim/proto` and may die,
 //! hang or be replaced at any moment; the exit status is on disk before anybody is told of it.
 //!
+//! Called `docker-init` it is something else: the init of containers that ask for one, see `reaper`.
+//!
 //! One thread, one loop over `poll`, nothing that waits:
 //!
 //! ```text
@@ -22,6 +24,7 @@ mod link;
 mod log;
 mod oom;
 mod process;
+mod reaper;
 mod requests;
 mod runtime;
 mod say;
@@ -38,6 +41,10 @@ use crate::say::say;
 use crate::shim::Shim;
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    if reaper::is_asked_for(args.next().as_deref()) {
+        return ExitCode::from(u8::try_from(reaper::run(args)).unwrap_or(u8::MAX));
+    }
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

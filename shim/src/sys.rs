@@ -75,6 +75,83 @@ pub(crate) fn unblock_signals(command: &mut Command) {
     }
 }
 
+/// The kernel's number, for who gets numbers.
+pub(crate) const SIGCHLD: i32 = libc::SIGCHLD;
+
+/// Signals that are waited for.
+#[derive(Debug)]
+pub(crate) struct AllSignals(libc::sigset_t);
+
+/// Blocks every signal but those that a broken program sends itself.
+pub(crate) fn block_all_signals() -> Result<AllSignals> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset initialises the set before anything reads it, and all pointers are to it.
+    unsafe {
+        libc::sigfillset(set.as_mut_ptr());
+        for signal in [
+            libc::SIGFPE,
+            libc::SIGILL,
+            libc::SIGSEGV,
+            libc::SIGBUS,
+            libc::SIGABRT,
+            libc::SIGTRAP,
+            libc::SIGSYS,
+        ] {
+            libc::sigdelset(set.as_mut_ptr(), signal);
+        }
+        if libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) != 0 {
+            return Err(Error::last_os_error());
+        }
+        Ok(AllSignals(set.assume_init()))
+    }
+}
+
+impl AllSignals {
+    /// The next one's number.
+    pub(crate) fn wait(&self) -> Result<i32> {
+        loop {
+            // SAFETY: the set is initialised, and a null siginfo asks for none.
+            let signal = unsafe { libc::sigwaitinfo(&raw const self.0, std::ptr::null_mut()) };
+            if signal > 0 {
+                return Ok(signal);
+            }
+            let error = Error::last_os_error();
+            if error.kind() != std::io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Sends a signal to a process that may have ended.
+pub(crate) fn kill(pid: i32, signal: i32) {
+    // SAFETY: takes no pointers.
+    unsafe {
+        libc::kill(pid, signal);
+    }
+}
+
+/// Has a command start as leader of a process group, which is the foreground of the terminal if standard input is one,
+/// and with no signal blocked.
+pub(crate) fn lead_foreground(command: &mut Command) {
+    let lead = || {
+        // SAFETY: neither call takes pointers. That there is no terminal is no error; that this is not the foreground
+        // stops nobody, since SIGTTOU is still blocked.
+        unsafe {
+            if libc::setpgid(0, 0) != 0 {
+                return Err(Error::last_os_error());
+            }
+            libc::tcsetpgrp(0, libc::getpid());
+        }
+        Ok(())
+    };
+    // SAFETY: the closure calls async-signal-safe functions and allocates nothing.
+    unsafe {
+        command.pre_exec(lead);
+    }
+    unblock_signals(command);
+}
+
 /// A further process like this one. Sound here: this process has one thread.
 pub(crate) fn fork() -> Result<Option<i32>> {
     // SAFETY: the shim is single-threaded, so no lock can be held by another thread in the child.

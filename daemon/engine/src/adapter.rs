@@ -136,6 +136,10 @@ impl Shims for berth_runtime::Shims {
         })
     }
 
+    fn install_init(&self, path: &Path) -> Result<()> {
+        berth_runtime::Shims::install_init(self, path)
+    }
+
     fn connect<'a>(&'a self, id: &'a ContainerId, run_dir: &'a Path) -> Fut<'a, Result<Found>> {
         Box::pin(async move {
             Ok(match berth_runtime::Shims::connect(self, id, run_dir).await? {

@@ -221,7 +221,6 @@ fn refuse_unknown_wishes(host: &HostConfig) -> Result<()> {
             Ok(())
         }
     };
-    not_yet(host.links.as_ref().is_some_and(|links| !links.is_empty()), "Links")?;
     not_yet(host.storage_opt.as_ref().is_some_and(|options| !options.is_empty()), "StorageOpt")?;
     not_yet(host.resources.device_requests.as_ref().is_some_and(|r| !r.is_empty()), "DeviceRequests")?;
     if !matches!(&*host.userns_mode, "" | "host") {
@@ -395,8 +394,9 @@ pub(crate) fn endpoint(
             )));
         }
     }
-    if settings.links.as_ref().is_some_and(|links| !links.is_empty()) {
-        return Err(Error::not_implemented("NetworkingConfig.EndpointsConfig.Links is not implemented"));
+    for link in settings.links.iter().flatten() {
+        let (name, alias) = crate::links::parse(link)?;
+        request.links.push((alias.to_owned(), name.to_owned()));
     }
     request.aliases = settings.aliases.clone().unwrap_or_default();
     request.options = settings.driver_opts.clone().unwrap_or_default();

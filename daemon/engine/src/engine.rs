@@ -6,9 +6,11 @@ use std::future::Future;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use berth_api::types::container_create::HostConfig;
 use berth_domain::{ContainerId, Error, Result, Status};
 use berth_runtime::{HostFacts, SeccompCache, spec};
 use tokio::sync::Semaphore;
@@ -41,6 +43,10 @@ pub struct Engine {
     pub(crate) closing: Cancel,
     pub(crate) pruning: tokio::sync::Mutex<()>,
     tasks: Mutex<JoinSet<()>>,
+    /// Whether our own init program lies where containers take it from.
+    init_installed: Mutex<bool>,
+    /// Whether there has been a container with links: nobody is looked for where there is none.
+    pub(crate) has_links: AtomicBool,
     #[cfg(test)]
     pub(crate) faults: Mutex<Option<&'static str>>,
 }
@@ -97,7 +103,7 @@ impl Engine {
             no_new_privileges: config.no_new_privileges,
             seccomp_profile: config.seccomp_profile.clone(),
             init: config.init,
-            init_path: config.init_path.clone(),
+            init_path: Some(config.init_path.clone().unwrap_or_else(|| own_init(&config.data_root))),
         };
         make_roots(&config)?;
         let engine = Arc::new(Self {
@@ -113,6 +119,8 @@ impl Engine {
             closing: Cancel::default(),
             pruning: tokio::sync::Mutex::new(()),
             tasks: Mutex::default(),
+            init_installed: Mutex::default(),
+            has_links: AtomicBool::new(false),
             #[cfg(test)]
             faults: Mutex::default(),
         });
@@ -202,6 +210,20 @@ impl Engine {
         self.config.data_root.join("init-layer")
     }
 
+    /// Makes our own init program ready for a container that asks for one: once in a daemon's life, so that it is this
+    /// version's, and only when it is wanted. Blocking.
+    pub(crate) fn ready_init(&self, host: &HostConfig) -> Result<()> {
+        if self.config.init_path.is_some() || !host.init.unwrap_or(self.config.init) {
+            return Ok(());
+        }
+        let mut installed = self.init_installed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*installed {
+            self.backends.shims.install_init(&own_init(&self.config.data_root))?;
+            *installed = true;
+        }
+        Ok(())
+    }
+
     /// A container's cgroup, as its spec says.
     pub(crate) fn cgroup_path(&self, now: &Snapshot) -> String {
         let parent = match &*now.host_config.resources.cgroup_parent {
@@ -225,6 +247,11 @@ impl Engine {
     pub(crate) fn fault(&self, _step: &'static str) -> Result<()> {
         Ok(())
     }
+}
+
+/// Not beneath the exec root: /run is often mounted without the right to execute.
+fn own_init(data_root: &Path) -> PathBuf {
+    data_root.join("docker-init")
 }
 
 fn make_roots(config: &EngineConfig) -> Result<()> {

@@ -14,6 +14,7 @@ use crate::Engine;
 use crate::asked::{Asked, NetworkChoice};
 use crate::etc::{Hosts, Resolver, host_options, is_stub, split_extra_host};
 use crate::files::write_whole;
+use crate::links::Linked;
 use crate::snapshot::{Paths, Snapshot};
 
 const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -74,6 +75,7 @@ impl Engine {
         asked: &Asked,
         (addresses, resolver): (&[IpAddr], bool),
         hostname: &str,
+        linked: &Linked,
     ) -> Result<()> {
         let host = &now.host_config;
         let mut extra = Vec::new();
@@ -89,6 +91,7 @@ impl Engine {
                 extra.push((name.to_owned(), address));
             }
         }
+        extra.extend(linked.hosts.iter().map(|(address, names)| (names.clone(), *address)));
         let hosts = Hosts { addresses, hostname, domainname: &now.config.domainname, extra: &extra };
         let hosts = match asked.network {
             // A container in the host's network sees what the host sees.

@@ -116,6 +116,7 @@ impl Networks for FakeNetworks {
                 interface: None,
                 asked_ipv4: None,
                 asked_ipv6: None,
+                links: Vec::new(),
                 aliases: Vec::new(),
                 options: std::collections::BTreeMap::new(),
                 gateway_priority: 0,
@@ -391,6 +392,10 @@ impl FakeShims {
 }
 
 impl Shims for FakeShims {
+    fn install_init(&self, _path: &Path) -> Result<()> {
+        Ok(())
+    }
+
     fn spawn<'a>(&'a self, _id: &'a ContainerId, _run_dir: &'a Path) -> Fut<'a, Result<Arc<dyn Shim>>> {
         Box::pin(async move {
             if self.fail_spawn.load(Ordering::SeqCst) {

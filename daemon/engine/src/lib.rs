@@ -41,6 +41,7 @@ mod index;
 mod life;
 #[cfg(test)]
 mod life_tests;
+mod links;
 mod log_config;
 mod logs;
 mod merge;

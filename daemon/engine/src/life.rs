@@ -2,6 +2,7 @@
 //! What the task does when a start has its outcome and when a run has ended.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use berth_domain::{Error, EventKind, Signal, Status};
@@ -91,6 +92,7 @@ impl Task {
         for reply in starting.replies {
             answer(reply, Ok(()));
         }
+        self.relink();
         for (asked, signal, reply) in starting.kills {
             self.kill(&asked, signal, reply).await;
         }
@@ -207,6 +209,22 @@ impl Task {
                 tracing::debug!(error = error.chain(), "a signal was not delivered");
             }
         });
+    }
+
+    /// Others may be linked to this one; behind the answer.
+    fn relink(&self) {
+        let (engine, now) = (Arc::clone(&self.engine), self.now.clone());
+        if engine.has_links.load(Ordering::Relaxed) {
+            self.engine.background(async move {
+                let done = crate::files::blocking(move || {
+                    engine.relink(&now);
+                    Ok(())
+                });
+                if let Err(error) = done.await {
+                    tracing::error!(error = error.chain(), "telling linked containers of an address");
+                }
+            });
+        }
     }
 
     pub(crate) fn network_events(&self, action: &str) {

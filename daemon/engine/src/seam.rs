@@ -107,6 +107,8 @@ pub(crate) trait Networks: Send + Sync + fmt::Debug {
 pub(crate) trait Shims: Send + Sync + fmt::Debug {
     /// Starts one.
     fn spawn<'a>(&'a self, id: &'a ContainerId, run_dir: &'a Path) -> Fut<'a, Result<Arc<dyn Shim>>>;
+    /// Writes the program that is the init of containers which ask for one. Blocking.
+    fn install_init(&self, path: &Path) -> Result<()>;
     /// Finds one, or what it left.
     fn connect<'a>(&'a self, id: &'a ContainerId, run_dir: &'a Path) -> Fut<'a, Result<Found>>;
 }

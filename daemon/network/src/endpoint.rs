@@ -56,6 +56,7 @@ pub(crate) fn lease(
         asked_ipv4: request.ipv4,
         asked_ipv6: request.ipv6,
         aliases: request.aliases.clone(),
+        links: request.links.clone(),
         options: request.options.clone(),
         gateway_priority: request.gateway_priority,
     };

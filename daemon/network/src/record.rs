@@ -164,6 +164,9 @@ pub struct EndpointRecord {
     /// Further names on this network.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// Names that this container alone calls others by: the alias, and the other's name or id.
+    #[serde(default)]
+    pub links: Vec<(String, String)>,
     /// Options as the user gave them.
     #[serde(default)]
     pub options: BTreeMap<String, String>,

@@ -33,6 +33,8 @@ pub struct EndpointRequest {
     pub mac: Option<Mac>,
     /// Further names on the network.
     pub aliases: Vec<String>,
+    /// Names that this container alone calls others by: the alias, and the other's name or id.
+    pub links: Vec<(String, String)>,
     /// Options for the driver.
     pub options: BTreeMap<String, String>,
     /// Which network gives the default gateway: the highest wins.

@@ -114,6 +114,7 @@ impl Worker {
         }
         let Dressed { namespace, mut endpoint } = self.pool.take_dressed()?;
         endpoint.aliases.clone_from(&request.aliases);
+        endpoint.links.clone_from(&request.links);
         endpoint.options.clone_from(&request.options);
         endpoint.gateway_priority = request.gateway_priority;
         self.books().hand_over(container, endpoint);

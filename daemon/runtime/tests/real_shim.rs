@@ -84,6 +84,7 @@ impl Bed {
             config: &config,
             host,
             hostname: "box",
+            linked: &[],
             namespaces: &Namespaces { network: Share::Host, cgroup: Share::Host, ..Namespaces::default() },
             shm: &Shm::Private,
             mounts: &[],

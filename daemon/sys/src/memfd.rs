@@ -55,6 +55,20 @@ pub fn sealed_program(name: &str, path: &Path) -> io::Result<OwnedFd> {
     sealed(name, &bytes, Use::Program)
 }
 
+/// What a memory file holds. Its offset is not moved.
+///
+/// # Errors
+///
+/// No memory.
+pub fn contents(fd: &OwnedFd) -> io::Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt as _;
+    let file = File::from(fd.try_clone()?);
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -66,6 +80,7 @@ mod tests {
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "filter");
+        assert_eq!(contents(&file.try_clone().unwrap().into()).unwrap(), b"filter");
         assert_eq!(file.write(b"y").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         assert!(file.set_len(0).is_err());
     }

@@ -31,9 +31,10 @@ pub(crate) async fn container_list(app: Arc<App>, call: Call) -> Answer {
     let options = ListOptions { all: call.query.bool("all"), limit, filters: call.filters()? };
     let snapshots = app.engine.container_list(&options)?;
     let now = jiff::Timestamp::now();
+    let links = app.engine.link_names();
     let mut lines = Vec::with_capacity(snapshots.len());
     for snapshot in snapshots {
-        let mut line = wire::container::summary(&app, &snapshot, now);
+        let mut line = wire::container::summary(&app, &snapshot, now, &links);
         if call.query.bool("size") {
             match app.engine.container_size(snapshot.id.as_str()).await {
                 Ok(sizes) => (line.size_rw, line.size_root_fs) = wire::container::sizes(sizes),

@@ -173,7 +173,10 @@ pub(crate) async fn system_info(app: Arc<App>, call: Call) -> Answer {
         swarm: SwarmInfo { local_node_state: "inactive".to_owned(), ..SwarmInfo::default() },
         live_restore_enabled: true,
         isolation: String::new(),
-        init_binary: settings.init_path.as_deref().map(|p| p.display().to_string()).unwrap_or_default(),
+        init_binary: settings
+            .init_path
+            .as_deref()
+            .map_or_else(|| "docker-init".to_owned(), |path| path.display().to_string()),
         containerd_commit: Commit::default(),
         runc_commit: Commit::default(),
         init_commit: Commit::default(),
@@ -301,12 +304,13 @@ pub(crate) async fn system_data_usage(app: Arc<App>, call: Call) -> Answer {
         usage.images = Some(images.iter().map(line).collect());
     }
     if wanted("container") {
+        let links = app.engine.link_names();
         let now = jiff::Timestamp::now();
         let mut lines = Vec::new();
         for snapshot in app.engine.snapshots() {
             // What was removed meanwhile takes no room.
             let Ok(sizes) = app.engine.container_size(snapshot.id.as_str()).await else { continue };
-            let mut line = wire::container::summary(&app, &snapshot, now);
+            let mut line = wire::container::summary(&app, &snapshot, now, &links);
             (line.size_rw, line.size_root_fs) = wire::container::sizes(sizes);
             lines.push(line);
         }

@@ -375,12 +375,10 @@ impl Settings {
         })
     }
 
-    /// As told, or an init that is installed. Only static ones: it runs among the image's libraries.
+    /// As told; otherwise it is our own.
     fn init_path(given: &Given) -> Result<Option<PathBuf>> {
         match given.init_path.as_deref() {
-            None | Some("") => {
-                Ok(["docker-init", "tini-static", "catatonit"].into_iter().find_map(find_program))
-            }
+            None | Some("") => Ok(None),
             Some(path) if Path::new(path).is_file() => Ok(Some(PathBuf::from(path))),
             Some(path) => Err(bad("init-path", path, "there is no such file")),
         }

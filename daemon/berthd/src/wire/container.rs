@@ -12,7 +12,7 @@ use berth_api::types::container::{
 use berth_api::types::container_create::{
     ContainerConfig, EndpointSettings, HostConfig, PortBinding, PortMap,
 };
-use berth_domain::Status;
+use berth_domain::{ContainerId, Status};
 use berth_engine::{EndpointRecord, MountType, SandboxRecord, Sizes, Snapshot};
 use jiff::Timestamp;
 
@@ -49,7 +49,7 @@ pub(crate) fn inspect(app: &App, c: &Snapshot) -> ContainerInspect {
         driver: STORAGE_DRIVER.to_owned(),
         platform: c.platform.os.clone(),
         exec_ids: (!execs.is_empty()).then_some(execs),
-        host_config: host_config(c),
+        host_config: HostConfig { links: app.engine.links_shown(c), ..host_config(c) },
         graph_driver: Some(DriverData {
             data: Some(
                 [
@@ -231,13 +231,21 @@ fn dns_names(c: &Snapshot, e: &EndpointRecord) -> Vec<String> {
 }
 
 /// A line of `GET /containers/json`
-pub(crate) fn summary(app: &App, c: &Snapshot, now: Timestamp) -> ContainerSummary {
+pub(crate) fn summary(
+    app: &App,
+    c: &Snapshot,
+    now: Timestamp,
+    links: &BTreeMap<ContainerId, Vec<String>>,
+) -> ContainerSummary {
     // A name that was given to another image since does not name this container's any more.
     let still = app.images.resolve(&c.image_name).is_ok_and(|id| id == c.image);
     let health = c.state.health.as_ref();
     ContainerSummary {
         id: c.id.to_string(),
-        names: vec![format!("/{}", c.name)],
+        names: [format!("/{}", c.name)]
+            .into_iter()
+            .chain(links.get(&c.id).into_iter().flatten().cloned())
+            .collect(),
         image: if still { c.image_name.clone() } else { c.image.to_string() },
         image_id: c.image.to_string(),
         command: command(&c.path, &c.args),

@@ -73,6 +73,7 @@ impl Engine {
         // Once before the image is looked for: a client that gets 404 pulls it.
         let wanted = asked::derive(&self.config, &config, &host_config, &networking)?;
         self.check_lenders(&wanted)?;
+        self.fix_links(&mut host_config)?;
 
         let (image, facts) = self.find_image(&image_name, platform, &mut warnings)?;
         let _lease = self.backends.images.lease(&image)?;
@@ -189,6 +190,9 @@ impl Engine {
         args: Vec<String>,
     ) -> Snapshot {
         let paths = Paths::of(&self.config, id);
+        if host.links.as_ref().is_some_and(|links| !links.is_empty()) {
+            self.has_links.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
         let log_path = match derived.log {
             crate::log_config::LogChoice::None => None,
             crate::log_config::LogChoice::JsonFile { .. } => Some(paths.json_log(id)),

@@ -332,13 +332,15 @@ impl Flight {
         let addresses = addresses(&sandbox.record);
         let resolver = sandbox.record.resolver;
         blocking(move || {
+            let linked = engine.linked(&now)?;
             if etc.is_none() {
-                engine.write_etc(&now, &asked, (&addresses, resolver), &hostname)?;
+                engine.write_etc(&now, &asked, (&addresses, resolver), &hostname, &linked)?;
             }
             record::write(&now.paths.dir.join(STATE_FILE), &state)?;
             let mut mounts = engine.backends.volumes.oci_mounts(&now.mounts)?;
             let own = crate::etc_mounts::mounts(etc.as_ref().unwrap_or(&now.paths), &now, &mounts)?;
             mounts.extend(own);
+            engine.ready_init(&now.host_config)?;
             let mut facts = engine.backends.facts.clone();
             if asked.runtime != RuntimeChoice::Native {
                 // runc before 1.2 refuses a spec with a namespace that it does not know.
@@ -349,6 +351,7 @@ impl Flight {
                 config: &now.config,
                 host: &now.host_config,
                 hostname: &hostname,
+                linked: &linked.env,
                 namespaces: &namespaces,
                 shm: &shm,
                 mounts: &mounts,

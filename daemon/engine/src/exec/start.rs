@@ -122,12 +122,15 @@ impl ExecTicket {
         let now = self.handle.now();
         let shim = self.handle.shim(Request::Exec, &now.name).map_err(wrong)?;
         let config = &*self.config;
+        // One that has ended since has nothing more to tell.
+        let linked = self.engine.linked(&now).unwrap_or_default();
         let process = spec::exec_process(&ExecInput {
             config: &now.config,
             host: &now.host_config,
             defaults: &self.engine.defaults,
             facts: &self.engine.backends.facts,
             hostname: &now.config.hostname,
+            linked: &linked.env,
             args: &config.cmd,
             env: &config.env,
             working_dir: &config.working_dir,

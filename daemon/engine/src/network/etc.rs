@@ -48,6 +48,21 @@ impl Task {
     }
 }
 
+/// Gives names another address in a hosts file. Blocking.
+pub(crate) fn replace_host(path: &Path, address: IpAddr, names: &str) -> Result<()> {
+    let text = read(path)?;
+    let mut changed = String::new();
+    for line in text.lines() {
+        let (first, rest) = line.split_once('\t').unwrap_or((line, ""));
+        if rest == names && first.parse::<IpAddr>().is_ok() {
+            let _ok = writeln!(changed, "{address}\t{names}");
+        } else {
+            let _ok = writeln!(changed, "{line}");
+        }
+    }
+    if changed == text { Ok(()) } else { write(path, &changed) }
+}
+
 fn change_hosts(text: &str, old: &[IpAddr], new: &[IpAddr], names: &str) -> String {
     let mut changed = String::new();
     let gone = |line: &str| {

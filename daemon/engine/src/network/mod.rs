@@ -12,7 +12,7 @@ use crate::Engine;
 pub(crate) mod connect;
 mod create;
 mod disconnect;
-mod etc;
+pub(crate) mod etc;
 mod inspect;
 mod list;
 mod prune;

@@ -23,8 +23,10 @@ impl Asker {
         let books = worker::lock(&self.books);
         let mut found: Vec<Ipv4Addr> = Vec::new();
         for own in own_endpoints(&books, &self.container) {
+            let linked = own.links.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(name));
+            let name = linked.map_or(name, |(_, name)| name.as_str());
             for (id, record, endpoint) in on_network(&books, &own.network_id) {
-                if is_called(id, record, endpoint, name) {
+                if id.as_str() == name || is_called(id, record, endpoint, name) {
                     found.extend(endpoint.ipv4.filter(|ip| !found.contains(ip)));
                 }
             }

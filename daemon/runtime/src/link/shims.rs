@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use berth_domain::{ContainerId, Error, Result};
+use berth_sys::atomic::Durability;
 use berth_sys::pidfd::PidFd;
 use berth_sys::{memfd, seqpacket};
 use tokio::sync::{mpsc, watch};
@@ -54,6 +55,18 @@ impl Shims {
     #[must_use]
     pub fn config(&self) -> &ShimConfig {
         &self.0.config
+    }
+
+    /// Writes the program to a file, for its role as a container's init. The file may be in use: it is replaced.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn install_init(&self, path: &Path) -> Result<()> {
+        let program = memfd::contents(&self.0.memfd)
+            .map_err(|error| Error::internal("reading the shim program").because(error))?;
+        berth_sys::atomic::write(path, &program, 0o555, Durability::Process)
+            .map_err(|error| Error::io("writing", path, error))
     }
 
     /// Starts a shim for a container. The run directory must exist.

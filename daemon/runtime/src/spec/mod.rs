@@ -121,6 +121,8 @@ pub struct SpecInput<'a> {
     pub host: &'a HostConfig,
     /// Its hostname.
     pub hostname: &'a str,
+    /// Variables that tell of linked containers; the config's own win.
+    pub linked: &'a [String],
     /// Where its namespaces come from.
     pub namespaces: &'a Namespaces,
     /// What `/dev/shm` is.
@@ -156,6 +158,8 @@ pub struct ExecInput<'a> {
     pub facts: &'a HostFacts,
     /// The container's hostname.
     pub hostname: &'a str,
+    /// Variables that tell of linked containers; the config's own win.
+    pub linked: &'a [String],
     /// Program and arguments.
     pub args: &'a [String],
     /// `--env`, added to the container's.
@@ -329,7 +333,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<Built> {
     let env = config.env.as_deref().unwrap_or_default();
     let process = process_of(ProcessParts {
         args,
-        env: process::environment(hostname, config.tty, &[env]),
+        env: process::environment(hostname, config.tty, &[input.linked, env]),
         working_dir: &config.working_dir,
         tty: config.tty,
         console: host.console_size,
@@ -512,7 +516,7 @@ pub fn exec_process(input: &ExecInput<'_>) -> Result<Process> {
     let own = config.env.as_deref().unwrap_or_default();
     process_of(ProcessParts {
         args: input.args.to_vec(),
-        env: process::environment(input.hostname, input.tty, &[own, input.env]),
+        env: process::environment(input.hostname, input.tty, &[input.linked, own, input.env]),
         working_dir: if input.working_dir.is_empty() { &config.working_dir } else { input.working_dir },
         tty: input.tty,
         console: [0, 0],
