@@ -4,17 +4,19 @@
 //! The worker alone writes. Everybody reads, under a lock that is never held over a call to the kernel.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use berth_domain::{ContainerId, Error, Result};
 
-use crate::dns::Serving;
-use crate::ipam::{Leases, NoAddress};
+use crate::dns::{NameTable, Serving};
+use crate::ipam::{Family, Leases, NoAddress};
 use crate::networks::NetworkView;
 use crate::nft::{Bridge, Forward, Known};
-use crate::{Driver, EndpointRecord, NetworkRecord, Protocol, PublishedPort, SandboxRecord, ports};
+use crate::{
+    Driver, EndpointRecord, GatewayMode, NetworkRecord, Protocol, PublishedPort, SandboxRecord, bridge, ports,
+};
 
 /// Name of the default bridge network.
 pub(crate) const DEFAULT: &str = "bridge";
@@ -25,6 +27,10 @@ pub(crate) struct Books {
     sandboxes: HashMap<ContainerId, Held>,
     /// Links of namespaces made ahead.
     ahead: BTreeSet<String>,
+    /// Differs whenever who is called how may.
+    generation: u64,
+    /// Who is called how, by network, and as of which generation.
+    names: HashMap<String, (u64, Arc<NameTable>)>,
 }
 
 #[derive(Debug)]
@@ -46,12 +52,14 @@ pub(crate) struct Held {
 
 impl Books {
     pub(crate) fn add_network(&mut self, record: NetworkRecord) {
-        let leases = record.ranges.iter().filter_map(Leases::of).collect();
+        self.generation += 1;
+        let leases = record.ranges.iter().map(Leases::of).collect();
         let network = Network { record: Arc::new(record), leases, link: None };
         self.networks.insert(network.record.id.clone(), network);
     }
 
     pub(crate) fn remove_network(&mut self, id: &str) {
+        self.names.remove(id);
         self.networks.remove(id);
     }
 
@@ -97,15 +105,16 @@ impl Books {
         self.networks.get(id).and_then(|n| n.link)
     }
 
-    /// Leases an address on a network: this one, or any. With the prefix length of its subnet.
+    /// Leases an address of a family on a network: this one, or any. With the prefix length of its subnet.
     pub(crate) fn lease(
         &mut self,
         network: &str,
-        wanted: Option<Ipv4Addr>,
-    ) -> Result<(Ipv4Addr, u8), NoAddress> {
+        family: Family,
+        wanted: Option<IpAddr>,
+    ) -> Result<(IpAddr, u8), NoAddress> {
         let Some(network) = self.networks.get_mut(network) else { return Err(NoAddress::Exhausted) };
         let mut last = wanted.map_or(NoAddress::Exhausted, NoAddress::Outside);
-        for leases in &mut network.leases {
+        for leases in network.leases.iter_mut().filter(|l| l.family() == family) {
             let prefix = leases.subnet().prefix_len();
             let leased = match wanted {
                 Some(ip) => leases.take(ip).map(|()| ip),
@@ -120,12 +129,24 @@ impl Books {
         Err(last)
     }
 
-    /// How many addresses a network has left.
+    /// How many addresses a network has left, in the family that has fewer.
     pub(crate) fn free_addresses(&self, network: &str) -> usize {
-        self.networks.get(network).map_or(0, |n| n.leases.iter().map(Leases::free).sum())
+        let Some(network) = self.networks.get(network) else { return 0 };
+        let of = |family| {
+            let leases = network.leases.iter().filter(move |l| l.family() == family);
+            leases.map(Leases::free).reduce(usize::saturating_add)
+        };
+        [of(Family::V4), of(Family::V6)].into_iter().flatten().min().unwrap_or(0)
     }
 
-    pub(crate) fn give_back(&mut self, network: &str, ip: Ipv4Addr) {
+    /// An endpoint's addresses are nobody's any more.
+    pub(crate) fn give_back_all(&mut self, endpoint: &EndpointRecord) {
+        for net in endpoint.addresses() {
+            self.give_back(&endpoint.network_id, net.addr());
+        }
+    }
+
+    pub(crate) fn give_back(&mut self, network: &str, ip: IpAddr) {
         if let Some(network) = self.networks.get_mut(network) {
             for leases in network.leases.iter_mut().filter(|l| l.subnet().contains(&ip)) {
                 leases.give_back(ip);
@@ -138,6 +159,7 @@ impl Books {
     }
 
     pub(crate) fn sandbox_mut(&mut self, container: &ContainerId) -> Option<&mut SandboxRecord> {
+        self.generation += 1;
         self.sandboxes.get_mut(container).map(|h| &mut h.record)
     }
 
@@ -156,11 +178,13 @@ impl Books {
 
     /// The sandbox is known from now on. Its leases have been taken.
     pub(crate) fn put(&mut self, container: ContainerId, held: Held) {
+        self.generation += 1;
         self.sandboxes.insert(container, held);
     }
 
     /// Changes what a sandbox holds; its leases stay.
     pub(crate) fn held_mut(&mut self, container: &ContainerId) -> Option<&mut Held> {
+        self.generation += 1;
         self.sandboxes.get_mut(container)
     }
 
@@ -171,11 +195,10 @@ impl Books {
 
     /// The sandbox is no more, and its addresses are free.
     pub(crate) fn take(&mut self, container: &ContainerId) -> Option<Held> {
+        self.generation += 1;
         let held = self.sandboxes.remove(container)?;
         for endpoint in &held.record.endpoints {
-            if let Some(ip) = endpoint.ipv4 {
-                self.give_back(&endpoint.network_id, ip);
-            }
+            self.give_back_all(endpoint);
         }
         Some(held)
     }
@@ -187,9 +210,7 @@ impl Books {
 
     /// An endpoint made ahead is nobody's: its address is free.
     pub(crate) fn undress(&mut self, endpoint: &EndpointRecord) {
-        if let Some(ip) = endpoint.ipv4 {
-            self.give_back(&endpoint.network_id, ip);
-        }
+        self.give_back_all(endpoint);
         if let Some(link) = &endpoint.link {
             self.ahead.remove(link);
         }
@@ -242,46 +263,87 @@ impl Books {
     /// What the firewall must hold.
     pub(crate) fn firewall(&self) -> Known {
         Known {
-            bridges: self.networks().filter_map(|n| bridge(n)).collect(),
-            forwards: self.sandboxes.iter().flat_map(|(id, held)| forwards(id, &held.record)).collect(),
+            bridges: self.networks().filter_map(|n| bridge_of(n)).collect(),
+            forwards: self.sandboxes.iter().flat_map(|(id, held)| self.forwards(id, &held.record)).collect(),
+            loopback6_is_lost: bridge::frames_are_filtered(Family::V6),
         }
+    }
+
+    /// Who is called how on a network.
+    pub(crate) fn names(&mut self, network: &str) -> Arc<NameTable> {
+        if let Some((generation, table)) = self.names.get(network) {
+            if *generation == self.generation {
+                return Arc::clone(table);
+            }
+        }
+        let table = Arc::new(NameTable::of(self, network));
+        self.names.insert(network.to_owned(), (self.generation, Arc::clone(&table)));
+        table
+    }
+
+    /// A sandbox's published ports as the firewall sees them.
+    pub(crate) fn forwards(&self, container: &ContainerId, record: &SandboxRecord) -> Vec<Forward> {
+        let mut forwards: Vec<Forward> = Vec::with_capacity(record.ports.len());
+        for port in &record.ports {
+            let family = Family::of(port.host_ip);
+            let Some((endpoint, to)) = published_endpoint(record, family) else { continue };
+            let mode =
+                self.network(&endpoint.network_id).map(|n| gateway_mode(n, family)).unwrap_or_default();
+            let forward = Forward {
+                protocol: port.protocol,
+                host_ip: port.host_ip,
+                host_port: port.host_port,
+                to,
+                to_port: port.container_port,
+                comment: container.short().to_owned(),
+                routed: mode == GatewayMode::Routed,
+            };
+            // Reached at its own address a port is one, however often it is published.
+            if !(forward.routed && forwards.iter().any(|f| f.routed && same_target(f, &forward))) {
+                forwards.push(forward);
+            }
+        }
+        forwards
     }
 }
 
+fn same_target(a: &Forward, b: &Forward) -> bool {
+    (a.protocol, a.to, a.to_port) == (b.protocol, b.to, b.to_port)
+}
+
+/// How a family leads into and out of a network.
+pub(crate) fn gateway_mode(network: &NetworkRecord, family: Family) -> GatewayMode {
+    let bridge = network.bridge.as_ref();
+    let mode = match family {
+        Family::V4 => bridge.map(|b| b.gateway_mode_ipv4),
+        Family::V6 => bridge.map(|b| b.gateway_mode_ipv6),
+    };
+    mode.unwrap_or_default()
+}
+
 /// A network as the firewall sees it.
-pub(crate) fn bridge(network: &NetworkRecord) -> Option<Bridge> {
+pub(crate) fn bridge_of(network: &NetworkRecord) -> Option<Bridge> {
     let bridge = network.bridge.as_ref().filter(|_| network.driver == Driver::Bridge)?;
-    let subnets = network.ranges.iter().filter_map(|r| match r.subnet {
-        ipnet::IpNet::V4(net) => Some(net.trunc()),
-        ipnet::IpNet::V6(_) => None,
-    });
     Some(Bridge {
         link: bridge.link.clone(),
-        subnets: subnets.collect(),
+        subnets: network.ranges.iter().map(|r| r.subnet.trunc()).collect(),
         icc: bridge.icc,
         masquerade: bridge.masquerade,
         internal: network.internal,
+        modes: [bridge.gateway_mode_ipv4, bridge.gateway_mode_ipv6],
     })
 }
 
-/// The endpoint that published ports lead to: the one with the default gateway.
-pub(crate) fn published_endpoint(record: &SandboxRecord) -> Option<&EndpointRecord> {
-    record.endpoints.iter().find(|e| e.gateway.is_some() && e.ipv4.is_some())
-}
-
-/// A sandbox's published ports as the firewall sees them.
-pub(crate) fn forwards(container: &ContainerId, record: &SandboxRecord) -> Vec<Forward> {
-    let Some(to) = published_endpoint(record).and_then(|e| e.ipv4) else { return Vec::new() };
-    let forward = |port: &PublishedPort| match port.host_ip {
-        IpAddr::V4(host_ip) => Some(Forward {
-            protocol: port.protocol,
-            host_ip,
-            host_port: port.host_port,
-            to,
-            to_port: port.container_port,
-            comment: container.short().to_owned(),
-        }),
-        IpAddr::V6(_) => None,
-    };
-    record.ports.iter().filter_map(forward).collect()
+/// The endpoint that published ports of a family lead to, the one with the default gateway, and its address.
+pub(crate) fn published_endpoint(
+    record: &SandboxRecord,
+    family: Family,
+) -> Option<(&EndpointRecord, IpAddr)> {
+    record.endpoints.iter().find_map(|e| {
+        let to = match family {
+            Family::V4 => e.gateway.and(e.ipv4).map(IpAddr::V4),
+            Family::V6 => e.ipv6_gateway.and(e.ipv6).map(IpAddr::V6),
+        };
+        to.map(|to| (e, to))
+    })
 }

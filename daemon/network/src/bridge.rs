@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The bridges themselves: made, or adopted as they are found.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use berth_domain::{Error, Result};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::ipam::Family;
 use crate::netlink::Refused;
 use crate::netns::write_sysctl;
 use crate::route::Routes;
-use crate::{Mac, NetworkRecord};
+use crate::{GatewayMode, Mac, NetworkRecord};
 
 /// `IFNAMSIZ` without its NUL.
 pub(crate) const NAME_MAX: usize = 15;
@@ -27,30 +28,59 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
         || name == ".."
         || name.bytes().any(|b| b == b'/' || b == b':' || b.is_ascii_whitespace() || b.is_ascii_control());
     if bad {
-        Err(Error::invalid(format!(
-            "invalid bridge name {name:?}: an interface name of 1 to 15 bytes expected"
-        )))
+        Err(Error::invalid(format!("invalid interface name {name:?}: a name of 1 to 15 bytes expected")))
     } else {
         Ok(())
     }
 }
 
-/// The bridge's address with its subnet, where it has one of IPv4.
-pub(crate) fn gateway(network: &NetworkRecord) -> Option<Ipv4Net> {
-    network.ranges.iter().find_map(|range| match (range.subnet, range.gateway) {
-        (IpNet::V4(subnet), Some(std::net::IpAddr::V4(gateway))) => {
-            Ipv4Net::new(gateway, subnet.prefix_len()).ok()
-        }
-        _ => None,
+/// A network's first gateway of a family, with its subnet: where containers send what is for elsewhere.
+pub(crate) fn gateway(network: &NetworkRecord, family: Family) -> Option<IpNet> {
+    network.ranges.iter().filter(|r| Family::of_net(r.subnet) == family).find_map(|range| {
+        let gateway = range.gateway?;
+        IpNet::new(gateway, range.subnet.prefix_len()).ok()
     })
 }
 
-/// Sees that a network's bridge is there, is set as it should be, has its address, and is up. Answers its index, and whether it was
-/// there before.
+/// The gateway for a container with this address: none where nothing leads out.
+pub(crate) fn way_out(network: &NetworkRecord, address: IpAddr) -> Option<IpAddr> {
+    if network.internal {
+        return None;
+    }
+    // Docker's way to have containers go out by another machine than this one.
+    let other = if address.is_ipv4() { "DefaultGatewayIPv4" } else { "DefaultGatewayIPv6" };
+    let range = network.ranges.iter().find(|r| r.subnet.contains(&address))?;
+    range.reserved.get(other).copied().or(range.gateway)
+}
+
+/// The default bridge's address of IPv4.
+pub(crate) fn v4_gateway(network: &NetworkRecord) -> Option<Ipv4Net> {
+    match gateway(network, Family::V4) {
+        Some(IpNet::V4(net)) => Some(net),
+        _ => None,
+    }
+}
+
+/// The addresses that the bridge is to have: the gateways, but where the host is to have none on the network.
+fn wanted_addresses(network: &NetworkRecord) -> Vec<IpNet> {
+    let Some(bridge) = &network.bridge else { return Vec::new() };
+    let left_out = |family: Family| match family {
+        Family::V4 => bridge.inhibit_ipv4 || bridge.gateway_mode_ipv4 == GatewayMode::Isolated,
+        Family::V6 => bridge.gateway_mode_ipv6 == GatewayMode::Isolated,
+    };
+    network
+        .ranges
+        .iter()
+        .filter(|range| !left_out(Family::of_net(range.subnet)))
+        .filter_map(|range| IpNet::new(range.gateway?, range.subnet.prefix_len()).ok())
+        .collect()
+}
+
+/// Sees that a network's bridge is there, is set as it should be, has its addresses, and is up. Answers its index, and
+/// whether it was there before.
 pub(crate) fn ensure(routes: &mut Routes, network: &NetworkRecord) -> Result<(u32, bool)> {
     let Some(bridge) = &network.bridge else { return Err(Error::internal("a network without a bridge")) };
     let name = bridge.link.as_str();
-    let gateway = gateway(network);
     let there = routes.link(name).map_err(refused(format!("looking for link {name}")))?;
     let adopted = there.is_some();
     let index = match there {
@@ -60,29 +90,42 @@ pub(crate) fn ensure(routes: &mut Routes, network: &NetworkRecord) -> Result<(u3
             return Err(Error::conflict(format!("{name} is not a bridge but a link of kind {kind}")));
         }
         None => {
-            let mac = gateway.map_or_else(random_mac, |g| Ok(Mac::of_ip(g.addr())))?;
+            let mac = v4_gateway(network).map_or_else(Mac::random, |g| Ok(Mac::of_ip(g.addr())))?;
             routes.create_bridge(name, mac, bridge.mtu).map_err(refused(format!("making bridge {name}")))?;
             let link = routes.link(name).map_err(refused(format!("looking for link {name}")))?;
             link.ok_or_else(|| Error::internal(format!("bridge {name} vanished as it was made")))?.index
         }
     };
     settings(name, network.ipv6)?;
-    if let Some(gateway) = gateway {
-        let all = routes.addresses().map_err(refused("listing addresses".into()))?;
-        let ours: Vec<Ipv4Net> = all.into_iter().filter(|(i, _)| *i == index).map(|(_, net)| net).collect();
-        // What an earlier configuration left on a bridge of our own. On an adopted one other addresses are the administrator's.
-        for stale in ours.iter().filter(|net| **net != gateway && !bridge.adopted) {
-            tracing::info!(bridge = name, address = %stale, "removing an address that is no longer configured");
-            routes.remove_address(index, *stale).map_err(refused(format!("removing {stale} from {name}")))?;
-        }
-        if !ours.contains(&gateway) {
-            routes
-                .add_address(index, gateway)
-                .map_err(refused(format!("giving {name} the address {gateway}")))?;
-        }
-    }
+    addresses(routes, network, index)?;
     routes.set_up(index).map_err(refused(format!("bringing up {name}")))?;
+    if network.ipv6 && !network.internal {
+        routes.let_loopback_in(index).map_err(refused(format!("routing ::1 by {name}")))?;
+    }
     Ok((index, adopted))
+}
+
+fn addresses(routes: &mut Routes, network: &NetworkRecord, index: u32) -> Result<()> {
+    let Some(bridge) = &network.bridge else { return Ok(()) };
+    let name = &bridge.link;
+    let mut wanted = wanted_addresses(network);
+    if network.ipv6 && !wanted.is_empty() {
+        // As the reference does: containers can be told the same gateway whatever the subnet is.
+        wanted.push(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), 64)));
+    }
+    let all = routes.addresses().map_err(refused("listing addresses".into()))?;
+    let ours: Vec<IpNet> = all.into_iter().filter(|(i, _)| *i == index).map(|(_, net)| net).collect();
+    // What an earlier configuration left on a bridge of our own. On an adopted one other addresses are the administrator's.
+    for stale in ours.iter().filter(|net| !wanted.contains(net) && !bridge.adopted) {
+        tracing::info!(bridge = name, address = %stale, "removing an address that is no longer configured");
+        routes.remove_address(index, *stale).map_err(refused(format!("removing {stale} from {name}")))?;
+    }
+    for address in wanted.iter().filter(|net| !ours.contains(net)) {
+        routes
+            .add_address(index, *address)
+            .map_err(refused(format!("giving {name} the address {address}")))?;
+    }
+    Ok(())
 }
 
 /// The IPv4 address that a link has already.
@@ -91,11 +134,14 @@ pub(crate) fn present_address(routes: &mut Routes, name: &str) -> Result<Option<
         return Ok(None);
     };
     let all = routes.addresses().map_err(refused("listing addresses".into()))?;
-    Ok(all.into_iter().find(|(i, _)| *i == link.index).map(|(_, net)| net))
+    Ok(all.into_iter().find_map(|(index, net)| match net {
+        IpNet::V4(net) if index == link.index => Some(net),
+        _ => None,
+    }))
 }
 
 /// Subnets that the host uses over other links than this one.
-pub(crate) fn used_by_host(routes: &mut Routes, except: &[&str]) -> Result<Vec<Ipv4Net>> {
+pub(crate) fn used_by_host(routes: &mut Routes, except: &[&str]) -> Result<Vec<IpNet>> {
     let mut own = Vec::new();
     for name in except {
         own.extend(routes.link(name).map_err(refused(format!("looking for link {name}")))?.map(|l| l.index));
@@ -114,23 +160,24 @@ fn settings(name: &str, ipv6: bool) -> Result<()> {
         |family: &str, key: &str| PathBuf::from(format!("/proc/sys/net/{family}/conf")).join(name).join(key);
     // A container must not be able to give this host routes.
     write_sysctl(conf("ipv6", "accept_ra"), "0")?;
-    if !ipv6 {
-        write_sysctl(conf("ipv6", "disable_ipv6"), "1")?;
-    }
+    write_sysctl(conf("ipv6", "disable_ipv6"), if ipv6 { "0" } else { "1" })?;
     // Lets 127.0.0.1 lead to published ports; the firewall's raw_prerouting chain takes back what else it would allow.
     write_sysctl(conf("ipv4", "route_localnet"), "1")
 }
 
-fn random_mac() -> Result<Mac> {
-    let mut bytes = [0; 6];
-    getrandom::fill(&mut bytes)
-        .map_err(|e| Error::internal("reading random bytes").because(e.to_string()))?;
-    // Locally administered, unicast.
-    bytes[0] = bytes[0] & 0xfe | 0x02;
-    Ok(Mac(bytes))
-}
-
 /// The first address of the subnet, for the bridge.
 pub(crate) fn default_gateway(subnet: Ipv4Net) -> Ipv4Addr {
-    crate::ipam::first_host(subnet)
+    match crate::ipam::first_host(IpNet::V4(subnet), IpNet::V4(subnet), &[]) {
+        Some(IpAddr::V4(ip)) => ip,
+        _ => subnet.network(),
+    }
+}
+
+/// Whether bridged frames of a family pass through netfilter (`br_netfilter` is there, and on).
+pub(crate) fn frames_are_filtered(family: Family) -> bool {
+    let path = match family {
+        Family::V4 => "/proc/sys/net/bridge/bridge-nf-call-iptables",
+        Family::V6 => "/proc/sys/net/bridge/bridge-nf-call-ip6tables",
+    };
+    std::fs::read_to_string(path).is_ok_and(|v| v.trim() == "1")
 }

@@ -5,6 +5,8 @@
 //! alive, and with it the decision of the time before: nowhere, or the container that is gone. TCP has no such trouble: its
 //! connections end.
 
+use std::net::IpAddr;
+
 use rustix::io::Errno;
 
 use crate::Protocol;
@@ -20,10 +22,12 @@ const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 const NLA_F_NESTED: u16 = 0x8000;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_DST_PORT: u16 = 3;
 
@@ -51,7 +55,14 @@ impl Worker {
 
 fn forget_all(udp: &[Forward]) {
     let failed = match Netlink::open(NETLINK_NETFILTER) {
-        Ok(mut netlink) => forget(&mut netlink, udp).err().map(|e| e.to_string()),
+        Ok(mut netlink) => {
+            let of = |family: u8| udp.iter().filter(move |f| f.host_ip.is_ipv4() == (family == AF_INET));
+            let families = [AF_INET, AF_INET6].into_iter().filter(|family| of(*family).next().is_some());
+            families
+                .filter_map(|family| forget(&mut netlink, family, udp).err())
+                .next()
+                .map(|e| e.to_string())
+        }
         Err(error) => Some(error.to_string()),
     };
     if let Some(error) = failed {
@@ -59,10 +70,10 @@ fn forget_all(udp: &[Forward]) {
     }
 }
 
-fn forget(netlink: &mut Netlink, udp: &[Forward]) -> Result<(), Refused> {
+fn forget(netlink: &mut Netlink, family: u8, udp: &[Forward]) -> Result<(), Refused> {
     let mut stale: Vec<Vec<u8>> = Vec::new();
     let seq = netlink.next_seq();
-    let dump = message(IPCTNL_MSG_CT_GET, NLM_F_REQUEST | NLM_F_DUMP, seq, &[]);
+    let dump = message(IPCTNL_MSG_CT_GET, NLM_F_REQUEST | NLM_F_DUMP, family, seq, &[]);
     netlink.exchange(&dump, seq, |_, payload| {
         let attributes = payload.get(4..).unwrap_or_default();
         if let Some((_, tuple)) = Attributes(attributes).find(|(kind, _)| *kind == CTA_TUPLE_ORIG) {
@@ -73,7 +84,7 @@ fn forget(netlink: &mut Netlink, udp: &[Forward]) -> Result<(), Refused> {
     })?;
     for tuple in stale {
         let seq = netlink.next_seq();
-        let delete = message(IPCTNL_MSG_CT_DELETE, NLM_F_REQUEST | NLM_F_ACK, seq, &tuple);
+        let delete = message(IPCTNL_MSG_CT_DELETE, NLM_F_REQUEST | NLM_F_ACK, family, seq, &tuple);
         match netlink.exchange(&delete, seq, |_, _| {}) {
             Err(error) if !error.is(Errno::NOENT) => return Err(error),
             _ => {}
@@ -84,11 +95,12 @@ fn forget(netlink: &mut Netlink, udp: &[Forward]) -> Result<(), Refused> {
 
 /// Whether a flow was begun to one of these ports.
 fn leads_to(tuple: &[u8], udp: &[Forward]) -> bool {
-    let (mut to, mut protocol, mut port) = (None, None, None);
+    let (mut to, mut protocol, mut port): (Option<IpAddr>, _, _) = (None, None, None);
     for (kind, value) in Attributes(tuple) {
         for (inner, value) in Attributes(value) {
             match (kind, inner) {
-                (CTA_TUPLE_IP, CTA_IP_V4_DST) => to = value.first_chunk::<4>().copied(),
+                (CTA_TUPLE_IP, CTA_IP_V4_DST) => to = value.first_chunk::<4>().map(|b| (*b).into()),
+                (CTA_TUPLE_IP, CTA_IP_V6_DST) => to = value.first_chunk::<16>().map(|b| (*b).into()),
                 (CTA_TUPLE_PROTO, CTA_PROTO_NUM) => protocol = value.first().copied(),
                 (CTA_TUPLE_PROTO, CTA_PROTO_DST_PORT) => {
                     port = value.first_chunk::<2>().map(|p| u16::from_be_bytes(*p));
@@ -99,18 +111,19 @@ fn leads_to(tuple: &[u8], udp: &[Forward]) -> bool {
     }
     protocol == Some(Protocol::Udp.number())
         && udp.iter().any(|f| {
-            Some(f.host_port) == port && (f.host_ip.is_unspecified() || Some(f.host_ip.octets()) == to)
+            let here = f.host_ip.is_unspecified() || Some(f.host_ip) == to;
+            Some(f.host_port) == port && here && to.is_some_and(|to| to.is_ipv4() == f.host_ip.is_ipv4())
         })
 }
 
-fn message(kind: u16, flags: u16, seq: u32, tuple: &[u8]) -> Vec<u8> {
+fn message(kind: u16, flags: u16, family: u8, seq: u32, tuple: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 4];
     bytes.extend_from_slice(&(NFNL_SUBSYS_CTNETLINK << 8 | kind).to_ne_bytes());
     bytes.extend_from_slice(&flags.to_ne_bytes());
     bytes.extend_from_slice(&seq.to_ne_bytes());
     bytes.extend_from_slice(&[0; 4]);
     // struct nfgenmsg
-    bytes.extend_from_slice(&[AF_INET, 0, 0, 0]);
+    bytes.extend_from_slice(&[family, 0, 0, 0]);
     if !tuple.is_empty() {
         let len = u16::try_from(tuple.len() + 4).unwrap_or(u16::MAX);
         bytes.extend_from_slice(&len.to_ne_bytes());

@@ -1,22 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Choosing subnets and addresses. Pure: what is taken is told, what is chosen is answered.
+//! Choosing subnets and addresses, of both families. Pure: what is taken is told, what is chosen is answered.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::{AddressPool, AddressRange};
 
 /// Why there is no address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoAddress {
-    #[error("no available IPv4 addresses on this network's address pools")]
+    #[error("no available addresses on this network's address pools")]
     Exhausted,
     #[error("Address already in use")]
     Taken,
     #[error("no configured subnet contains IP address {0}")]
-    Outside(Ipv4Addr),
+    Outside(IpAddr),
+}
+
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(crate) fn of(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    pub(crate) fn of_net(net: IpNet) -> Self {
+        Self::of(net.addr())
+    }
+
+    fn bits(self) -> u8 {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
+
+    fn address(self, number: u128) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX)).into(),
+            Self::V6 => Ipv6Addr::from(number).into(),
+        }
+    }
+}
+
+fn number(ip: IpAddr) -> u128 {
+    match ip {
+        IpAddr::V4(ip) => u32::from(ip).into(),
+        IpAddr::V6(ip) => ip.into(),
+    }
 }
 
 /// The addresses of one subnet.
@@ -26,46 +64,38 @@ pub(crate) enum NoAddress {
 /// table while the kernel tears the old link down, peers' connections) does not meet the new one.
 #[derive(Debug, Clone)]
 pub(crate) struct Leases {
-    subnet: Ipv4Net,
-    first: u32,
-    last: u32,
-    next: u32,
-    taken: BTreeSet<u32>,
+    subnet: IpNet,
+    first: u128,
+    last: u128,
+    next: u128,
+    taken: BTreeSet<u128>,
 }
 
 impl Leases {
-    /// `None` if the range is not of IPv4.
-    pub(crate) fn of(range: &AddressRange) -> Option<Self> {
-        let IpNet::V4(subnet) = range.subnet else { return None };
-        let within = match range.range {
-            Some(IpNet::V4(within)) if subnet.contains(&within) => within,
-            _ => subnet,
-        };
-        let mut taken = BTreeSet::new();
-        if subnet.prefix_len() < 31 {
-            taken.insert(subnet.network().into());
-            taken.insert(subnet.broadcast().into());
-        }
-        for reserved in range.gateway.iter().chain(range.reserved.values()) {
-            if let IpAddr::V4(ip) = reserved {
-                taken.insert((*ip).into());
-            }
-        }
-        let (first, last) = (within.network().into(), within.broadcast().into());
-        Some(Self { subnet, first, last, next: first, taken })
+    pub(crate) fn of(range: &AddressRange) -> Self {
+        let subnet = range.subnet.trunc();
+        let within = range.range.map(|r| r.trunc()).filter(|r| subnet.contains(r)).unwrap_or(subnet);
+        let mut taken: BTreeSet<u128> = never_a_hosts(subnet).map(number).collect();
+        taken.extend(range.gateway.iter().chain(range.reserved.values()).map(|ip| number(*ip)));
+        let (first, last) = (number(within.network()), number(within.broadcast()));
+        Self { subnet, first, last, next: first, taken }
     }
 
-    pub(crate) fn subnet(&self) -> Ipv4Net {
+    pub(crate) fn subnet(&self) -> IpNet {
         self.subnet
     }
 
+    pub(crate) fn family(&self) -> Family {
+        Family::of_net(self.subnet)
+    }
+
     /// Any address.
-    pub(crate) fn take_any(&mut self) -> Result<Ipv4Addr, NoAddress> {
+    pub(crate) fn take_any(&mut self) -> Result<IpAddr, NoAddress> {
         let free = (self.next..=self.last).chain(self.first..self.next).find(|ip| !self.taken.contains(ip));
         let ip = free.ok_or(NoAddress::Exhausted)?;
         self.taken.insert(ip);
         self.next = if ip == self.last { self.first } else { ip + 1 };
-        Ok(ip.into())
+        Ok(self.family().address(ip))
     }
 
     /// How many `take_any` can give.
@@ -75,17 +105,25 @@ impl Leases {
     }
 
     /// This address.
-    pub(crate) fn take(&mut self, ip: Ipv4Addr) -> Result<(), NoAddress> {
+    pub(crate) fn take(&mut self, ip: IpAddr) -> Result<(), NoAddress> {
         if !self.subnet.contains(&ip) {
             return Err(NoAddress::Outside(ip));
         }
-        if self.taken.insert(ip.into()) { Ok(()) } else { Err(NoAddress::Taken) }
+        if self.taken.insert(number(ip)) { Ok(()) } else { Err(NoAddress::Taken) }
     }
 
     /// The address is nobody's any more. Only for what `take_any` or `take` gave.
-    pub(crate) fn give_back(&mut self, ip: Ipv4Addr) {
-        self.taken.remove(&ip.into());
+    pub(crate) fn give_back(&mut self, ip: IpAddr) {
+        self.taken.remove(&number(ip));
     }
+}
+
+/// A subnet's own address, and its broadcast address where it has one.
+pub(crate) fn never_a_hosts(subnet: IpNet) -> impl Iterator<Item = IpAddr> {
+    let bits = subnet.max_prefix_len() - subnet.prefix_len();
+    let own = (bits >= 2).then(|| subnet.network());
+    let broadcast = (bits >= 2 && subnet.addr().is_ipv4()).then(|| subnet.broadcast());
+    own.into_iter().chain(broadcast)
 }
 
 /// Docker's pools: its users' firewalls and VPNs know them.
@@ -105,25 +143,29 @@ pub(crate) fn docker_pools() -> Vec<AddressPool> {
     ]
 }
 
-/// The first subnet of the pools that overlaps nothing in `used` (other networks, the host's routes).
-pub(crate) fn choose_subnet(pools: &[AddressPool], used: &[Ipv4Net]) -> Option<Ipv4Net> {
-    pools.iter().find_map(|pool| {
-        let IpNet::V4(base) = pool.base else { return None };
+/// This host's pool of unique local IPv6 subnets (RFC 4193), as Docker makes one where no pool of IPv6 is configured. Its 40 bits
+/// of chance are the first of `seed`, which stays the same and is no other host's.
+pub(crate) fn local_pool(seed: &str) -> AddressPool {
+    let chance = seed.get(..10).and_then(|hex| u128::from_str_radix(hex, 16).ok()).unwrap_or(0);
+    let base = Ipv6Addr::from(0xfd << 120 | chance << 80);
+    AddressPool { base: IpNet::V6(Ipv6Net::new_assert(base, 48)), size: 64 }
+}
+
+/// The first subnet of the family's pools that overlaps nothing in `used` (other networks, the host's routes).
+pub(crate) fn choose_subnet(pools: &[AddressPool], family: Family, used: &[IpNet]) -> Option<IpNet> {
+    pools.iter().filter(|pool| Family::of_net(pool.base) == family).find_map(|pool| {
         // A pool may be cut into millions of subnets: step over what is used instead of trying each.
-        let step = 1_u64 << (32 - u32::from(pool.size.min(32)));
-        let end = u64::from(u32::from(base.broadcast()));
-        let mut at = u64::from(u32::from(base.network()));
-        while at + step - 1 <= end {
-            let first = Ipv4Addr::from(u32::try_from(at).ok()?);
-            let subnet = Ipv4Net::new(first, pool.size).ok()?;
-            match used
-                .iter()
-                .filter(|u| overlap(&subnet, u))
-                .map(|u| u64::from(u32::from(u.broadcast())))
-                .max()
-            {
+        let host_bits = u32::from(family.bits().saturating_sub(pool.size));
+        let step = 1_u128.checked_shl(host_bits)?;
+        let end = number(pool.base.broadcast());
+        let mut at = number(pool.base.network());
+        while at.checked_add(step - 1).is_some_and(|last| last <= end) {
+            let subnet = IpNet::new(family.address(at), pool.size).ok()?;
+            match used.iter().filter(|u| overlap(&subnet, u)).map(|u| number(u.broadcast())).max() {
                 None => return Some(subnet),
-                Some(until) => at = (until.max(at + step - 1) + 1).next_multiple_of(step),
+                Some(until) => {
+                    at = until.max(at + (step - 1)).checked_add(1)?.checked_next_multiple_of(step)?;
+                }
             }
         }
         None
@@ -131,135 +173,18 @@ pub(crate) fn choose_subnet(pools: &[AddressPool], used: &[Ipv4Net]) -> Option<I
 }
 
 /// Whether two subnets share an address.
-pub(crate) fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
+pub(crate) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
-/// The first address of a subnet that a host can have.
-pub(crate) fn first_host(subnet: Ipv4Net) -> Ipv4Addr {
-    if subnet.prefix_len() >= 31 { subnet.network() } else { (u32::from(subnet.network()) + 1).into() }
+/// The first address from `within` that a host on `subnet` can have and that is none of `reserved`.
+pub(crate) fn first_host(subnet: IpNet, within: IpNet, reserved: &[IpAddr]) -> Option<IpAddr> {
+    let family = Family::of_net(subnet);
+    (number(within.network())..=number(within.broadcast()))
+        .map(|n| family.address(n))
+        .find(|ip| !reserved.contains(ip) && never_a_hosts(subnet).all(|never| never != *ip))
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn range(subnet: &str, gateway: Option<&str>) -> AddressRange {
-        AddressRange {
-            subnet: subnet.parse().unwrap(),
-            range: None,
-            gateway: gateway.map(|g| g.parse().unwrap()),
-            reserved: BTreeMap::new(),
-            chosen_by_user: false,
-            gateway_chosen_by_user: false,
-        }
-    }
-
-    fn nets(list: &[&str]) -> Vec<Ipv4Net> {
-        list.iter().map(|n| n.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn addresses_rest_before_they_are_given_again() {
-        let mut leases = Leases::of(&range("10.0.0.0/29", Some("10.0.0.1"))).unwrap();
-        let ip = |d| Ipv4Addr::new(10, 0, 0, d);
-        assert_eq!(leases.take_any(), Ok(ip(2)));
-        leases.give_back(ip(2));
-        assert_eq!(leases.take_any(), Ok(ip(3)));
-        for d in [4, 5, 6, 2] {
-            assert_eq!(leases.take_any(), Ok(ip(d)));
-        }
-        assert_eq!(leases.take_any(), Err(NoAddress::Exhausted));
-        assert_eq!(leases.take(ip(4)), Err(NoAddress::Taken));
-        assert_eq!(leases.take(ip(1)), Err(NoAddress::Taken));
-        assert_eq!(leases.take(ip(9)), Err(NoAddress::Outside(ip(9))));
-        leases.give_back(ip(4));
-        assert_eq!(leases.take(ip(4)), Ok(()));
-    }
-
-    #[test]
-    fn a_range_and_reserved_addresses_are_kept_to() {
-        let mut spec = range("10.0.0.0/24", Some("10.0.0.1"));
-        spec.range = Some("10.0.0.128/30".parse().unwrap());
-        spec.reserved.insert("printer".into(), "10.0.0.129".parse().unwrap());
-        let mut leases = Leases::of(&spec).unwrap();
-        let given: Vec<_> = std::iter::from_fn(|| leases.take_any().ok()).map(|ip| ip.octets()[3]).collect();
-        assert_eq!(given, [128, 130, 131]);
-        assert_eq!(
-            leases.take(Ipv4Addr::new(10, 0, 0, 7)),
-            Ok(()),
-            "a static address may be outside the range"
-        );
-    }
-
-    #[test]
-    fn the_smallest_and_the_last_subnets() {
-        let all = |spec| {
-            let mut leases = Leases::of(&spec).unwrap();
-            std::iter::from_fn(move || leases.take_any().ok()).collect::<Vec<_>>()
-        };
-        assert_eq!(all(range("10.0.0.4/31", Some("10.0.0.4"))), [Ipv4Addr::new(10, 0, 0, 5)]);
-        assert_eq!(all(range("255.255.255.252/30", None)).len(), 2);
-        assert_eq!(all(range("10.0.0.1/32", None)), [Ipv4Addr::new(10, 0, 0, 1)]);
-    }
-
-    #[test]
-    fn subnets_avoid_what_is_used() {
-        let pools = docker_pools();
-        let check = |used: &[&str], expected: &str| {
-            assert_eq!(
-                choose_subnet(&pools, &nets(used)).map(|n| n.to_string()).as_deref(),
-                Some(expected),
-                "{used:?}"
-            );
-        };
-        check(&[], "172.17.0.0/16");
-        check(&["172.17.4.0/24"], "172.18.0.0/16");
-        check(&["172.16.0.0/12"], "192.168.0.0/20");
-        check(&["172.16.0.0/12", "192.168.0.0/24", "192.168.17.0/24"], "192.168.32.0/20");
-        assert_eq!(choose_subnet(&pools, &nets(&["172.16.0.0/12", "192.168.0.0/16"])), None);
-        let tiny = [AddressPool { base: "10.0.0.0/8".parse().unwrap(), size: 32 }];
-        assert_eq!(choose_subnet(&tiny, &nets(&["10.0.0.0/9"])).unwrap().to_string(), "10.128.0.0/32");
-    }
-
-    proptest! {
-        #[test]
-        fn no_address_is_given_twice(prefix in 24_u8..=30, steps in proptest::collection::vec(any::<(bool, u8)>(), 1..300)) {
-            let spec = range(&format!("10.1.2.0/{prefix}"), Some("10.1.2.1"));
-            let mut leases = Leases::of(&spec).unwrap();
-            let mut held: Vec<Ipv4Addr> = Vec::new();
-            for (take, n) in steps {
-                if take {
-                    match leases.take_any() {
-                        Ok(ip) => {
-                            prop_assert!(!held.contains(&ip));
-                            prop_assert!(leases.subnet().contains(&ip));
-                            prop_assert!(ip != leases.subnet().network() && ip != leases.subnet().broadcast());
-                            prop_assert!(ip != Ipv4Addr::new(10, 1, 2, 1));
-                            held.push(ip);
-                        }
-                        Err(_) => prop_assert_eq!(held.len(), (1 << (32 - prefix)) - 3),
-                    }
-                } else if !held.is_empty() {
-                    let ip = held.swap_remove(usize::from(n) % held.len());
-                    leases.give_back(ip);
-                }
-            }
-        }
-
-        #[test]
-        fn a_chosen_subnet_overlaps_nothing(used in proptest::collection::vec((any::<u32>(), 8_u8..=28), 0..40)) {
-            let used: Vec<Ipv4Net> = used.into_iter()
-                .map(|(ip, p)| Ipv4Net::new(Ipv4Addr::from(0xac10_0000 | ip & 0x000f_ffff), p.max(13)).unwrap())
-                .collect();
-            if let Some(chosen) = choose_subnet(&docker_pools(), &used) {
-                prop_assert!(used.iter().all(|u| !overlap(u, &chosen)));
-            }
-        }
-    }
-}
+#[path = "ipam_tests.rs"]
+mod tests;

@@ -30,14 +30,18 @@
 //! | `conntrack` | forgetting flows of ports that moved |
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod books;
 mod bridge;
+mod bridge_options;
 mod config;
+mod connect;
 mod conntrack;
 mod dns;
 mod endpoint;
 mod ipam;
 mod mac;
+mod macvlan;
 mod netlink;
 mod netns;
 mod networks;
@@ -50,6 +54,8 @@ mod records;
 mod request;
 mod route;
 mod sandbox;
+mod subnets;
+mod sysctl;
 #[cfg(test)]
 mod testing;
 mod user_defined;
@@ -60,6 +66,7 @@ pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use mac::Mac;
 pub use networks::{NetworkView, Networks, Sandbox};
 pub use record::{
-    AddressRange, BridgeRecord, Driver, EndpointRecord, NetworkRecord, Protocol, PublishedPort, SandboxRecord,
+    AddressRange, BridgeRecord, Driver, EndpointRecord, GatewayMode, MacvlanMode, MacvlanRecord,
+    NetworkRecord, Protocol, PublishedPort, SandboxRecord,
 };
 pub use request::{EndpointRequest, HostPorts, Mode, NetworkRequest, PortRequest, SandboxRequest};

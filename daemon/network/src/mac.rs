@@ -21,6 +21,15 @@ impl Mac {
         let [a, b, c, d] = ip.octets();
         Self([0xbe, 0x42, a, b, c, d])
     }
+
+    /// Locally administered, unicast, the rest by chance.
+    pub(crate) fn random() -> Result<Self, Error> {
+        let mut bytes = [0; 6];
+        getrandom::fill(&mut bytes)
+            .map_err(|e| Error::internal("reading random bytes").because(e.to_string()))?;
+        bytes[0] = bytes[0] & 0xfe | 0x02;
+        Ok(Self(bytes))
+    }
 }
 
 impl fmt::Display for Mac {

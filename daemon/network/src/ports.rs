@@ -27,10 +27,14 @@ use rustix::net::{
     socket_with,
 };
 
+use crate::ipam::Family;
 use crate::{HostPorts, PortRequest, Protocol, PublishedPort};
 
 /// How often another ephemeral port is tried when the first is taken in the other family.
 const EPHEMERAL_TRIES: usize = 32;
+/// What ephemeral ports are chosen from where the kernel cannot (a protocol that it does not speak): the range that IANA has for
+/// them.
+const EPHEMERAL: (u16, u16) = (49_152, 65_535);
 /// How many ports given back are remembered.
 const REMEMBERED: usize = 256;
 
@@ -43,6 +47,9 @@ pub(crate) enum PortTaken {
     /// The kernel refuses it.
     #[error("failed to bind host port {address}/{protocol}: {}", words(*errno))]
     Refused { address: SocketAddr, protocol: Protocol, errno: Errno },
+    /// The container has no address of that family.
+    #[error("cannot publish on {host_ip}: the container has no {} address that leads out", if host_ip.is_ipv4() { "IPv4" } else { "IPv6" })]
+    NoWay { host_ip: IpAddr },
     /// None of a range is free.
     #[error("failed to bind host port {host_ip}:{first}-{last}/{protocol}: all ports are allocated")]
     Range { host_ip: IpAddr, first: u16, last: u16, protocol: Protocol },
@@ -51,9 +58,55 @@ pub(crate) enum PortTaken {
 /// A reserved port.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    pub(crate) port: PublishedPort,
+    /// One for each address that the user meant, all of them with the same number.
+    pub(crate) ports: Vec<PublishedPort>,
     /// Keep the port while one of them is open; none where the kernel lacks the protocol.
     pub(crate) sockets: Vec<OwnedFd>,
+}
+
+/// How ports of a family lead into a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It has no address that leads out.
+    None,
+    /// Ports of this host are translated.
+    Translated,
+    /// It is reached at its own address: no port of this host is needed.
+    Routed,
+}
+
+/// How ports lead into a container.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ways {
+    pub(crate) v4: Way,
+    pub(crate) v6: Way,
+    /// The host address that is meant when none is named. An unspecified one means all, those of IPv6 too.
+    pub(crate) default_ip: Ipv4Addr,
+}
+
+impl Ways {
+    fn of(&self, ip: IpAddr) -> Way {
+        match Family::of(ip) {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+
+    /// The addresses that a request means.
+    fn hosts(&self, request: &PortRequest) -> Result<Vec<IpAddr>, PortTaken> {
+        let meant = match request.host_ip {
+            Some(ip) => vec![ip],
+            None if self.default_ip.is_unspecified() => {
+                vec![self.default_ip.into(), Ipv6Addr::UNSPECIFIED.into()]
+            }
+            None => vec![self.default_ip.into()],
+        };
+        let able: Vec<IpAddr> = meant.iter().copied().filter(|ip| self.of(*ip) != Way::None).collect();
+        match (able.is_empty(), meant.first()) {
+            (true, Some(host_ip)) => Err(PortTaken::NoWay { host_ip: *host_ip }),
+            _ => Ok(able),
+        }
+    }
 }
 
 /// Reserves ports, and remembers which were given back.
@@ -67,7 +120,7 @@ impl Ports {
     pub(crate) fn reserve(
         &self,
         requests: &[PortRequest],
-        default_ip: Ipv4Addr,
+        ways: &Ways,
         published: impl Fn(Protocol, IpAddr, u16) -> bool,
     ) -> Result<Vec<Reservation>, PortTaken> {
         // Named ports first: an ephemeral one must not take what another request names.
@@ -81,13 +134,12 @@ impl Ports {
         for n in order {
             let taken = |protocol, ip, port| {
                 published(protocol, ip, port)
-                    || reserved.iter().any(|(_, r)| {
-                        r.port.protocol == protocol
-                            && r.port.host_port == port
-                            && overlaps(r.port.host_ip, ip)
-                    })
+                    || reserved
+                        .iter()
+                        .flat_map(|(_, r)| &r.ports)
+                        .any(|p| p.protocol == protocol && p.host_port == port && overlaps(p.host_ip, ip))
             };
-            let one = self.reserve_one(&requests[n], default_ip, taken)?;
+            let one = self.reserve_one(&requests[n], ways, taken)?;
             reserved.push((n, one));
         }
         reserved.sort_by_key(|(n, _)| *n);
@@ -97,24 +149,53 @@ impl Ports {
     fn reserve_one(
         &self,
         request: &PortRequest,
-        default_ip: Ipv4Addr,
+        ways: &Ways,
         taken: impl Fn(Protocol, IpAddr, u16) -> bool,
     ) -> Result<Reservation, PortTaken> {
         let protocol = request.protocol;
-        let host_ip = request.host_ip.unwrap_or(default_ip.into());
-        // Without an address of the user's choice the port is reserved for IPv6 too, as it will be published there.
-        let both = request.host_ip.is_none() && default_ip.is_unspecified();
-        let attempt = |port: u16| -> Result<Reservation, PortTaken> {
-            if port != 0 && taken(protocol, host_ip, port) {
-                return Err(PortTaken::Published(SocketAddr::new(host_ip, port)));
-            }
-            let v4 = SocketAddr::new(host_ip, port);
-            let (host_port, sockets) =
-                if both { self.bind_both(protocol, v4)? } else { self.bind(protocol, v4)? };
-            let port = PublishedPort { protocol, container_port: request.container_port, host_ip, host_port };
-            Ok(Reservation { port, sockets })
+        let hosts = ways.hosts(request)?;
+        let translated: Vec<IpAddr> =
+            hosts.iter().copied().filter(|ip| ways.of(*ip) == Way::Translated).collect();
+        let reservation = |host_port: u16, sockets: Vec<OwnedFd>| {
+            let port = |host_ip: &IpAddr| PublishedPort {
+                protocol,
+                container_port: request.container_port,
+                host_ip: *host_ip,
+                host_port: if translated.contains(host_ip) { host_port } else { 0 },
+            };
+            Reservation { ports: hosts.iter().map(port).collect(), sockets }
         };
-        match request.host_ports {
+        let Some(host_ip) = translated.first().copied() else { return Ok(reservation(0, Vec::new())) };
+        // Without an address of the user's choice the port is taken from others in IPv6 too, even where it is not published
+        // there: who asks for it at any address must not meet somebody else.
+        let both = request.host_ip.is_none() && ways.default_ip.is_unspecified();
+        let attempt = |port: u16| -> Result<Reservation, PortTaken> {
+            let in_use = translated.iter().find(|ip| port != 0 && taken(protocol, **ip, port));
+            if let Some(ip) = in_use {
+                return Err(PortTaken::Published(SocketAddr::new(*ip, port)));
+            }
+            let (host_port, sockets) = if both {
+                self.bind_both(protocol, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))?
+            } else {
+                self.bind(protocol, SocketAddr::new(host_ip, port), true)?
+            };
+            Ok(reservation(host_port, sockets))
+        };
+        // The container may speak it where the host does not.
+        let unspoken = |error: &PortTaken| {
+            let unspoken = [Errno::PROTONOSUPPORT, Errno::SOCKTNOSUPPORT];
+            protocol == Protocol::Sctp
+                && matches!(error, PortTaken::Refused { errno, .. } if unspoken.contains(errno))
+        };
+        let host_ports = match request.host_ports {
+            HostPorts::Any
+                if protocol == Protocol::Sctp && attempt(0).is_err_and(|error| unspoken(&error)) =>
+            {
+                HostPorts::Range(EPHEMERAL.0, EPHEMERAL.1)
+            }
+            asked => asked,
+        };
+        match host_ports {
             HostPorts::Range(port, last) if port == last => attempt(port),
             HostPorts::Range(first, last) => {
                 for port in first..=last {
@@ -140,28 +221,34 @@ impl Ports {
 
     /// One socket for both families, where the host has IPv6.
     fn bind_both(&self, protocol: Protocol, v4: SocketAddr) -> Result<(u16, Vec<OwnedFd>), PortTaken> {
-        match self.bind(protocol, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), v4.port())) {
+        match self.bind(protocol, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), v4.port()), false) {
             Err(PortTaken::Refused { errno: Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL, .. }) => {
-                self.bind(protocol, v4)
+                self.bind(protocol, v4, true)
             }
             // In which family it is taken is for the message.
-            Err(error) => self.bind(protocol, v4).and(Err(error)),
+            Err(error) => self.bind(protocol, v4, true).and(Err(error)),
             bound => bound,
         }
     }
 
     /// The port (chosen by the kernel for 0) and what holds it.
-    fn bind(&self, protocol: Protocol, address: SocketAddr) -> Result<(u16, Vec<OwnedFd>), PortTaken> {
+    fn bind(
+        &self,
+        protocol: Protocol,
+        address: SocketAddr,
+        only: bool,
+    ) -> Result<(u16, Vec<OwnedFd>), PortTaken> {
+        let bound = Bound { address, only, reuse: false };
         let result = match protocol {
-            Protocol::Tcp => bind_tcp(address),
-            Protocol::Udp => match bind_plain(address, SocketType::DGRAM, None, false) {
+            Protocol::Tcp => bind_tcp(&bound),
+            Protocol::Udp => match bind_plain(&bound, SocketType::DGRAM, None) {
                 // Only our own given-back socket may be shared with: another's may be a server.
                 Err(Errno::ADDRINUSE) if self.given_back.contains(&(protocol, address.port())) => {
-                    bind_shared_udp(address)
+                    bind_shared_udp(&bound)
                 }
                 result => result,
             },
-            Protocol::Sctp => match bind_plain(address, SocketType::STREAM, Some(ipproto::SCTP), false) {
+            Protocol::Sctp => match bind_plain(&bound, SocketType::STREAM, Some(ipproto::SCTP)) {
                 // The container may speak it where the host does not.
                 Err(Errno::PROTONOSUPPORT | Errno::SOCKTNOSUPPORT) if address.port() != 0 => {
                     return Ok((address.port(), Vec::new()));
@@ -207,10 +294,19 @@ pub(crate) fn overlaps(a: IpAddr, b: IpAddr) -> bool {
     a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
 }
 
-fn bind_tcp(address: SocketAddr) -> Result<(u16, OwnedFd), Errno> {
+/// How a socket is bound.
+#[derive(Debug, Clone, Copy)]
+struct Bound {
+    address: SocketAddr,
+    /// In the address's own family only.
+    only: bool,
+    reuse: bool,
+}
+
+fn bind_tcp(bound: &Bound) -> Result<(u16, OwnedFd), Errno> {
     // The kernel chooses ephemeral ports among those without remains.
-    let named = address.port() != 0;
-    let (port, socket) = bind_plain(address, SocketType::STREAM, None, named)?;
+    let named = bound.address.port() != 0;
+    let (port, socket) = bind_plain(&Bound { reuse: named, ..*bound }, SocketType::STREAM, None)?;
     if named {
         listen(&socket, 0)?;
         shutdown(&socket, Shutdown::Both)?;
@@ -219,22 +315,22 @@ fn bind_tcp(address: SocketAddr) -> Result<(u16, OwnedFd), Errno> {
     Ok((port, socket))
 }
 
-fn bind_shared_udp(address: SocketAddr) -> Result<(u16, OwnedFd), Errno> {
-    let (port, socket) = bind_plain(address, SocketType::DGRAM, None, true)?;
+fn bind_shared_udp(bound: &Bound) -> Result<(u16, OwnedFd), Errno> {
+    let (port, socket) = bind_plain(&Bound { reuse: true, ..*bound }, SocketType::DGRAM, None)?;
     set_socket_reuseaddr(&socket, false)?;
     Ok((port, socket))
 }
 
 fn bind_plain(
-    address: SocketAddr,
+    bound: &Bound,
     kind: SocketType,
     protocol: Option<rustix::net::Protocol>,
-    reuse: bool,
 ) -> Result<(u16, OwnedFd), Errno> {
+    let Bound { address, only, reuse } = *bound;
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, kind, SocketFlags::CLOEXEC, protocol)?;
     if address.is_ipv6() {
-        set_ipv6_v6only(&socket, false)?;
+        set_ipv6_v6only(&socket, only)?;
     }
     if kind == SocketType::DGRAM {
         // Nobody reads it: what slips past the firewall is not to be kept.

@@ -20,11 +20,14 @@ fn request(protocol: Protocol, first: u16, last: u16) -> PortRequest {
 }
 
 fn reserve(ports: &Ports, requests: &[PortRequest]) -> Result<Vec<Reservation>, PortTaken> {
-    ports.reserve(requests, Ipv4Addr::UNSPECIFIED, |_, _, _| false)
+    ports.reserve(requests, &WAYS, |_, _, _| false)
 }
 
+/// A container with IPv4 alone.
+const WAYS: Ways = Ways { v4: Way::Translated, v6: Way::None, default_ip: Ipv4Addr::UNSPECIFIED };
+
 fn numbers(reserved: &[Reservation]) -> Vec<u16> {
-    reserved.iter().map(|r| r.port.host_port).collect()
+    reserved.iter().map(|r| r.ports[0].host_port).collect()
 }
 
 #[test]
@@ -103,7 +106,7 @@ fn a_port_given_back_is_free_whoever_still_has_a_copy() {
             let held = reserve(&ports, &[request(protocol, 8080, 8080)]).unwrap().remove(0);
             let _shims: Vec<OwnedFd> = held.sockets.iter().map(|s| s.try_clone().unwrap()).collect();
             assert!(reserve(&ports, &[request(protocol, 8080, 8080)]).is_err());
-            ports.give_back(&held.port, held.sockets);
+            ports.give_back(&held.ports[0], held.sockets);
             let again = reserve(&ports, &[request(protocol, 8080, 8080)]).unwrap();
             assert!(
                 reserve(&Ports::default(), &[request(protocol, 8080, 8080)]).is_err(),
@@ -141,7 +144,7 @@ fn either_all_or_none() {
         let both = [request(Protocol::Tcp, 8000, 8000), request(Protocol::Tcp, 8001, 8001)];
         assert!(reserve(&ports, &both).is_err());
         drop(TcpListener::bind("0.0.0.0:8000").unwrap());
-        let error = ports.reserve(&both[..1], Ipv4Addr::UNSPECIFIED, |_, _, port| port == 8000).unwrap_err();
+        let error = ports.reserve(&both[..1], &WAYS, |_, _, port| port == 8000).unwrap_err();
         assert_eq!(error.to_string(), "Bind for 0.0.0.0:8000 failed: port is already allocated");
     });
 }
@@ -154,5 +157,53 @@ fn without_ipv6_there_is_ipv4() {
         let held = reserve(&Ports::default(), &[request(Protocol::Tcp, 8080, 8080)]).unwrap();
         assert!(TcpListener::bind("0.0.0.0:8080").is_err());
         drop(held);
+    });
+}
+
+#[test]
+fn both_families_share_a_number_and_a_socket() {
+    with_loopback(|| {
+        let ports = Ports::default();
+        let ways = Ways { v6: Way::Translated, ..WAYS };
+        let held = ports.reserve(&[request(Protocol::Tcp, 0, 0)], &ways, |_, _, _| false).unwrap();
+        let [first, second] = &held[0].ports[..] else { panic!("{held:?}") };
+        assert_eq!((first.host_ip.to_string(), second.host_ip.to_string()), ("0.0.0.0".into(), "::".into()));
+        assert_eq!(first.host_port, second.host_port);
+        assert_eq!(held[0].sockets.len(), 1);
+
+        // An address of one family leaves the other to others.
+        let at = |ip: &str| PortRequest {
+            host_ip: Some(ip.parse().unwrap()),
+            ..request(Protocol::Tcp, 8080, 8080)
+        };
+        let held = ports.reserve(&[at("::"), at("0.0.0.0")], &ways, |_, _, _| false).unwrap();
+        assert_eq!(held.len(), 2);
+        drop(held);
+        let _v6 = ports.reserve(&[at("::1")], &ways, |_, _, _| false).unwrap();
+        drop(TcpListener::bind("0.0.0.0:8080").unwrap());
+        let error = ports.reserve(&[at("::1")], &WAYS, |_, _, _| false).unwrap_err();
+        let text = "cannot publish on ::1: the container has no IPv6 address that leads out";
+        assert_eq!(error.to_string(), text);
+    });
+}
+
+#[test]
+fn a_routed_container_needs_no_port_of_the_hosts() {
+    with_loopback(|| {
+        let _server = TcpListener::bind("0.0.0.0:8080").unwrap();
+        let ways = Ways { v4: Way::Routed, ..WAYS };
+        let held =
+            Ports::default().reserve(&[request(Protocol::Tcp, 8080, 8080)], &ways, |_, _, _| false).unwrap();
+        assert_eq!((held[0].ports[0].host_port, held[0].sockets.len()), (0, 0));
+    });
+}
+
+#[test]
+fn a_protocol_that_the_host_does_not_speak_has_ephemeral_ports_too() {
+    with_loopback(|| {
+        let any = request(Protocol::Sctp, 0, 0);
+        let held = reserve(&Ports::default(), &[any, any]).unwrap();
+        let [first, second] = numbers(&held)[..] else { panic!("{held:?}") };
+        assert!(first != 0 && second != 0 && first != second, "{first} {second}");
     });
 }

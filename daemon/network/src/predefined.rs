@@ -10,9 +10,9 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::books::DEFAULT;
 use crate::endpoint::random_id;
-use crate::ipam::{choose_subnet, docker_pools, overlap};
+use crate::ipam::{Family, choose_subnet, docker_pools, overlap};
 use crate::worker::Worker;
-use crate::{AddressPool, AddressRange, BridgeRecord, Driver, NetworkRecord, bridge, records};
+use crate::{AddressPool, AddressRange, BridgeRecord, Driver, GatewayMode, NetworkRecord, bridge, records};
 
 /// Options that `inspect` shows, by Docker's names.
 pub(crate) mod option {
@@ -22,6 +22,10 @@ pub(crate) mod option {
     pub(crate) const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
     pub(crate) const NAME: &str = "com.docker.network.bridge.name";
     pub(crate) const MTU: &str = "com.docker.network.driver.mtu";
+    pub(crate) const INTERFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
+    pub(crate) const INHIBIT_IPV4: &str = "com.docker.network.bridge.inhibit_ipv4";
+    pub(crate) const GATEWAY_MODE_IPV4: &str = "com.docker.network.bridge.gateway_mode_ipv4";
+    pub(crate) const GATEWAY_MODE_IPV6: &str = "com.docker.network.bridge.gateway_mode_ipv6";
 }
 
 impl Worker {
@@ -62,11 +66,12 @@ impl Worker {
             Some(bridge) => bridge.adopted && present.is_some(),
             None => present.is_some(),
         };
-        let was = before.and_then(bridge::gateway);
+        let was = before.and_then(bridge::v4_gateway);
         let mut used = bridge::used_by_host(&mut self.routes, &[link])?;
-        let subnets = others.iter().flat_map(|n| &n.ranges).filter_map(v4_subnet);
+        let others = others.iter().filter(|n| !n.config_only);
+        let subnets = others.flat_map(|n| &n.ranges).map(|r| r.subnet.trunc());
         used.extend(subnets.clone());
-        let free = |net: &Ipv4Net| !used.iter().any(|u| overlap(u, net));
+        let free = |net: &Ipv4Net| !used.iter().any(|u| overlap(u, &IpNet::V4(*net)));
         let address = match (self.config.bip, present, was) {
             (Some(bip), ..) => {
                 check_bip(bip, subnets)?;
@@ -75,7 +80,8 @@ impl Worker {
             (None, Some(present), _) => present,
             (None, None, Some(was)) if free(&was) => was,
             (None, None, _) => {
-                let subnet = choose_subnet(&self.pools(), &used).ok_or_else(no_pool)?;
+                let chosen = choose_subnet(&self.pools(), Family::V4, &used);
+                let Some(IpNet::V4(subnet)) = chosen else { return Err(no_pool()) };
                 Ipv4Net::new(bridge::default_gateway(subnet), subnet.prefix_len()).unwrap_or(subnet)
             }
         };
@@ -105,6 +111,9 @@ impl Worker {
             masquerade: self.config.masquerade,
             host_binding_ipv4: self.config.default_host_ip,
             adopted,
+            inhibit_ipv4: false,
+            gateway_mode_ipv4: GatewayMode::Nat,
+            gateway_mode_ipv6: GatewayMode::Nat,
         });
         network.options = BTreeMap::from([
             (option::DEFAULT_BRIDGE.into(), "true".into()),
@@ -141,30 +150,27 @@ pub(crate) fn blank(name: &str, driver: Driver) -> Result<NetworkRecord> {
         attachable: false,
         ranges: Vec::new(),
         bridge: None,
+        macvlan: None,
+        interface_prefix: None,
+        config_only: false,
+        config_from: String::new(),
         options: BTreeMap::new(),
         ipam_options: BTreeMap::new(),
         labels: BTreeMap::new(),
     })
 }
 
-pub(crate) fn v4_subnet(range: &AddressRange) -> Option<Ipv4Net> {
-    match range.subnet {
-        IpNet::V4(net) => Some(net.trunc()),
-        IpNet::V6(_) => None,
-    }
-}
-
 pub(crate) fn no_pool() -> Error {
     Error::invalid("all predefined address pools have been fully subnetted")
 }
 
-fn check_bip(bip: Ipv4Net, mut others: impl Iterator<Item = Ipv4Net>) -> Result<()> {
+fn check_bip(bip: Ipv4Net, mut others: impl Iterator<Item = IpNet>) -> Result<()> {
     if bip.prefix_len() > 30 || bip.addr() == bip.network() || bip.addr() == bip.broadcast() {
         return Err(Error::invalid(format!(
             "bip {bip}: a host's address within a subnet expected, such as 172.17.0.1/16"
         )));
     }
-    match others.find(|other| overlap(other, &bip.trunc())) {
+    match others.find(|other| overlap(other, &IpNet::V4(bip.trunc()))) {
         Some(other) => {
             Err(Error::invalid(format!("bip {bip} overlaps the subnet {other} of another network")))
         }

@@ -20,6 +20,8 @@ use crate::Mac;
 pub enum Driver {
     /// A Linux bridge on this host.
     Bridge,
+    /// Links with addresses of their own on an interface of the host's.
+    Macvlan,
     /// The host's own network namespace.
     Host,
     /// A namespace with nothing but loopback (the API calls the driver `null`).
@@ -32,6 +34,7 @@ impl Driver {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
+            Self::Macvlan => "macvlan",
             Self::Host => "host",
             Self::Null => "null",
         }
@@ -76,6 +79,60 @@ pub struct BridgeRecord {
     /// The interface was there before us: it is not ours to remove.
     #[serde(default)]
     pub adopted: bool,
+    /// The bridge has no address of IPv4, though the network has a gateway.
+    #[serde(default)]
+    pub inhibit_ipv4: bool,
+    /// How IPv4 leads in and out.
+    #[serde(default)]
+    pub gateway_mode_ipv4: GatewayMode,
+    /// How IPv6 leads in and out.
+    #[serde(default)]
+    pub gateway_mode_ipv6: GatewayMode,
+}
+
+/// How a bridge network is joined to the world outside, by Docker's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GatewayMode {
+    /// Out by masquerade, in by published ports, which are translated.
+    #[default]
+    Nat,
+    /// As `Nat`, but ports that are not published can be reached too by who has a route.
+    NatUnprotected,
+    /// No translation: published ports can be reached at the container's own address.
+    Routed,
+    /// The host has no address on the (internal) network.
+    Isolated,
+}
+
+/// What only macvlan networks have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MacvlanRecord {
+    /// The host's interface.
+    pub parent: String,
+    /// How links on one parent see each other.
+    pub mode: MacvlanMode,
+    /// MTU of endpoints; the parent's when none.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// The parent is a VLAN of this number on another interface, made by us and removed with the network.
+    #[serde(default)]
+    pub vlan: Option<u16>,
+}
+
+/// `macvlan_mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MacvlanMode {
+    /// They reach one another without leaving the host.
+    #[default]
+    Bridge,
+    /// They do not.
+    Private,
+    /// By way of the switch that the parent is connected to.
+    Vepa,
+    /// There is only one.
+    Passthru,
 }
 
 /// A network.
@@ -108,6 +165,18 @@ pub struct NetworkRecord {
     /// Set for [`Driver::Bridge`].
     #[serde(default)]
     pub bridge: Option<BridgeRecord>,
+    /// Set for [`Driver::Macvlan`].
+    #[serde(default)]
+    pub macvlan: Option<MacvlanRecord>,
+    /// How the container's links are called, with a number behind it; `eth` when none.
+    #[serde(default)]
+    pub interface_prefix: Option<String>,
+    /// Nothing but settings, for other networks to take.
+    #[serde(default)]
+    pub config_only: bool,
+    /// The network that the settings were taken from.
+    #[serde(default)]
+    pub config_from: String,
     /// Options as the user gave them.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
@@ -117,6 +186,20 @@ pub struct NetworkRecord {
     /// Labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+}
+
+impl EndpointRecord {
+    /// Its addresses with the prefix lengths of their subnets.
+    pub fn addresses(&self) -> impl Iterator<Item = IpNet> {
+        let v4 = self.ipv4.and_then(|ip| IpNet::new(ip.into(), self.ipv4_prefix).ok());
+        let v6 = self.ipv6.and_then(|ip| IpNet::new(ip.into(), self.ipv6_prefix).ok());
+        v4.into_iter().chain(v6)
+    }
+
+    /// Where packets for elsewhere go, by family.
+    pub fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+        self.gateway.map(IpAddr::V4).into_iter().chain(self.ipv6_gateway.map(IpAddr::V6))
+    }
 }
 
 /// A container's place on one network.
@@ -236,7 +319,7 @@ pub struct PublishedPort {
     pub container_port: u16,
     /// Host address; unspecified (`0.0.0.0`) means all of them.
     pub host_ip: IpAddr,
-    /// Port on the host, never 0.
+    /// Port on the host; 0 where the container is reached at its own address ([`GatewayMode::Routed`]).
     pub host_port: u16,
 }
 

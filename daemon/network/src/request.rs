@@ -65,7 +65,7 @@ pub struct PortRequest {
     pub protocol: Protocol,
     /// Port inside, 1 or more.
     pub container_port: u16,
-    /// Host address; `None` means the network's default (`0.0.0.0`).
+    /// Host address; `None` means the network's default (every address, of IPv6 too where the container has it).
     pub host_ip: Option<IpAddr>,
     /// Host ports.
     pub host_ports: HostPorts,
@@ -82,7 +82,7 @@ pub struct SandboxRequest {
     pub ports: Vec<PortRequest>,
     /// The container's host name, by which others on its networks find it too.
     pub hostname: String,
-    /// Where its resolver forwards to; the host's own servers when empty.
+    /// Where its resolver forwards to, from inside its namespace; the host's own servers, asked by the host, when empty.
     pub dns_servers: Vec<IpAddr>,
 }
 
@@ -91,7 +91,7 @@ pub struct SandboxRequest {
 pub struct NetworkRequest {
     /// Its name, unique on this host.
     pub name: String,
-    /// Who makes its links; users can only ask for bridges.
+    /// Who makes its links; users can ask for bridges and macvlans.
     pub driver: Driver,
     /// IPv4 on it.
     pub ipv4: bool,
@@ -101,7 +101,7 @@ pub struct NetworkRequest {
     pub internal: bool,
     /// Kept for clients.
     pub attachable: bool,
-    /// Subnets; chosen from the pools when empty.
+    /// Subnets; chosen from the pools for a family that has none here.
     pub ranges: Vec<AddressRange>,
     /// Options (`com.docker.network.bridge.name` and the like).
     pub options: BTreeMap<String, String>,
@@ -109,4 +109,8 @@ pub struct NetworkRequest {
     pub ipam_options: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Nothing but settings, for other networks to take.
+    pub config_only: bool,
+    /// Take the settings of this network.
+    pub config_from: Option<String>,
 }

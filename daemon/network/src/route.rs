@@ -2,16 +2,18 @@
 //! Links, addresses and routes (rtnetlink).
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST};
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData,
+    InfoPortKind, InfoVeth, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -21,6 +23,12 @@ use rustix::io::Errno;
 
 use crate::Mac;
 use crate::netlink::{NETLINK_ROUTE, Netlink, Refused};
+
+/// `RT_TABLE_LOCAL`.
+const RT_TABLE_LOCAL: u8 = 255;
+
+/// Beyond that of every route that others make.
+const LOOPBACK_PRIORITY: u32 = 65_535;
 
 /// A link, as far as we look at it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,11 +64,11 @@ pub(crate) struct PortOptions {
 }
 
 /// A link's addressing inside a container.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Inside {
-    pub(crate) address: Ipv4Net,
-    /// For packets to elsewhere.
-    pub(crate) gateway: Option<Ipv4Addr>,
+    pub(crate) addresses: Vec<IpNet>,
+    /// For packets to elsewhere, one of a family.
+    pub(crate) gateways: Vec<IpAddr>,
 }
 
 /// A rtnetlink socket; it acts in the namespace of the thread that opened it.
@@ -133,18 +141,122 @@ impl Routes {
     }
 
     fn try_configure(&mut self, index: u32, inside: &Inside) -> Result<(), Refused> {
-        let mut requests = vec![address(index, inside.address), up(index)];
-        if let Some(gateway) = inside.gateway {
-            requests.push(default_route(index, gateway));
-        }
+        let mut requests: Vec<Request> = inside.addresses.iter().map(|net| address(index, *net)).collect();
+        requests.push(up(index));
+        requests.extend(inside.gateways.iter().map(|gateway| default_route(index, *gateway)));
         self.send(requests)
     }
 
     /// Has packets for elsewhere leave by this link, whichever they left by before.
-    pub(crate) fn route_outward(&mut self, name: &str, gateway: Ipv4Addr) -> Result<(), Refused> {
+    pub(crate) fn route_outward(&mut self, name: &str, gateway: IpAddr) -> Result<(), Refused> {
         let Some(link) = self.link(name)? else { return Ok(()) };
         let (message, _) = default_route(link.index, gateway);
         self.send(vec![(message, NLM_F_CREATE | NLM_F_REPLACE)])
+    }
+
+    /// Has packets for elsewhere leave by this gateway no longer; that they did not is fine.
+    pub(crate) fn no_longer_outward(&mut self, name: &str, gateway: IpAddr) -> Result<(), Refused> {
+        let Some(link) = self.link(name)? else { return Ok(()) };
+        let (RouteNetlinkMessage::NewRoute(message), _) = default_route(link.index, gateway) else {
+            return Ok(());
+        };
+        match self.send(vec![(RouteNetlinkMessage::DelRoute(message), 0)]) {
+            Err(refused) if refused.is(Errno::SRCH) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// The index of the link that packets of IPv4, or else of IPv6, leave by for elsewhere.
+    pub(crate) fn way_out(&mut self) -> Result<Option<u32>, Refused> {
+        let mut out: [Option<u32>; 2] = [None, None];
+        self.ask(RouteNetlinkMessage::GetRoute(RouteMessage::default()), NLM_F_DUMP, |answer| {
+            let RouteNetlinkMessage::NewRoute(message) = answer else { return };
+            let unicast = message.header.kind == RouteType::Unicast;
+            if message.header.destination_prefix_length != 0 || !unicast {
+                return;
+            }
+            let oif = message.attributes.iter().find_map(|a| match a {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            });
+            let family = usize::from(message.header.address_family == AddressFamily::Inet6);
+            out[family] = out[family].or(oif);
+        })?;
+        Ok(out[0].or(out[1]))
+    }
+
+    /// Lets answers for `::1` come in by this link: those of containers to connections from this host's loopback, once the
+    /// firewall has translated them back. What IPv4 has `route_localnet` for. Being there already is fine.
+    pub(crate) fn let_loopback_in(&mut self, index: u32) -> Result<(), Refused> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet6;
+        message.header.destination_prefix_length = 128;
+        message.header.table = RT_TABLE_LOCAL;
+        message.header.protocol = RouteProtocol::Boot;
+        message.header.scope = RouteScope::Universe;
+        message.header.kind = RouteType::Local;
+        message.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet6(std::net::Ipv6Addr::LOCALHOST)),
+            RouteAttribute::Oif(index),
+            // Behind loopback's own, which is what this host's packets take.
+            RouteAttribute::Priority(LOOPBACK_PRIORITY),
+        ];
+        match self.send(vec![(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)]) {
+            Err(refused) if refused.is(Errno::EXIST) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Makes a macvlan link inside a namespace, on a parent here.
+    pub(crate) fn create_macvlan(
+        &mut self,
+        name: &str,
+        parent: u32,
+        mode: MacVlanMode,
+        (mac, mtu): (Mac, Option<u32>),
+        netns: BorrowedFd<'_>,
+    ) -> Result<(), Refused> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.into()),
+            LinkAttribute::Address(mac.0.to_vec()),
+            LinkAttribute::Link(parent),
+            LinkAttribute::NetNsFd(netns.as_raw_fd()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::MacVlan),
+                LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(mode)])),
+            ]),
+        ];
+        message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+        self.send(vec![(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)])
+    }
+
+    /// Makes a VLAN on a link, up.
+    pub(crate) fn create_vlan(&mut self, name: &str, parent: u32, id: u16) -> Result<(), Refused> {
+        let mut message = LinkMessage::default();
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        message.attributes = vec![
+            LinkAttribute::IfName(name.into()),
+            LinkAttribute::Link(parent),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(id)])),
+            ]),
+        ];
+        self.send(vec![(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)])
+    }
+
+    /// Makes a link to nowhere, up.
+    pub(crate) fn create_dummy(&mut self, name: &str) -> Result<(), Refused> {
+        let mut message = LinkMessage::default();
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        message.attributes = vec![
+            LinkAttribute::IfName(name.into()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]),
+        ];
+        self.send(vec![(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)])
     }
 
     /// Brings a link up.
@@ -166,13 +278,13 @@ impl Routes {
     }
 
     /// Gives a link an address; having it already is fine.
-    pub(crate) fn add_address(&mut self, index: u32, net: Ipv4Net) -> Result<(), Refused> {
+    pub(crate) fn add_address(&mut self, index: u32, net: IpNet) -> Result<(), Refused> {
         let (message, _) = address(index, net);
         self.send(vec![(message, NLM_F_CREATE | NLM_F_REPLACE)])
     }
 
     /// Takes an address from a link.
-    pub(crate) fn remove_address(&mut self, index: u32, net: Ipv4Net) -> Result<(), Refused> {
+    pub(crate) fn remove_address(&mut self, index: u32, net: IpNet) -> Result<(), Refused> {
         let (message, _) = address(index, net);
         let RouteNetlinkMessage::NewAddress(message) = message else { return Ok(()) };
         self.send(vec![(RouteNetlinkMessage::DelAddress(message), 0)])
@@ -213,28 +325,30 @@ impl Routes {
         Ok(links)
     }
 
-    /// All IPv4 addresses: index of the link, address with its subnet.
-    pub(crate) fn addresses(&mut self) -> Result<Vec<(u32, Ipv4Net)>, Refused> {
-        let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
+    /// All addresses but those of links alone: index of the link, address with its subnet.
+    pub(crate) fn addresses(&mut self) -> Result<Vec<(u32, IpNet)>, Refused> {
+        let message = AddressMessage::default();
         let mut addresses = Vec::new();
         self.ask(RouteNetlinkMessage::GetAddress(message), NLM_F_DUMP, |answer| {
             let RouteNetlinkMessage::NewAddress(message) = answer else { return };
-            let local = message.attributes.iter().find_map(|a| match a {
-                AddressAttribute::Local(IpAddr::V4(ip)) => Some(*ip),
-                _ => None,
-            });
-            if let Some(Ok(net)) = local.map(|ip| Ipv4Net::new(ip, message.header.prefix_len)) {
+            if message.header.scope != AddressScope::Universe {
+                return;
+            }
+            let find =
+                |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
+            let local = find(|a| if let AddressAttribute::Local(ip) = a { Some(*ip) } else { None });
+            // IPv6 has only this one.
+            let address = find(|a| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None });
+            if let Some(Ok(net)) = local.or(address).map(|ip| IpNet::new(ip, message.header.prefix_len)) {
                 addresses.push((message.header.index, net));
             }
         })?;
         Ok(addresses)
     }
 
-    /// Where IPv4 unicast routes lead, default routes left out: index of the link, destination.
-    pub(crate) fn destinations(&mut self) -> Result<Vec<(Option<u32>, Ipv4Net)>, Refused> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet;
+    /// Where unicast routes lead, default routes left out: index of the link, destination.
+    pub(crate) fn destinations(&mut self) -> Result<Vec<(Option<u32>, IpNet)>, Refused> {
+        let message = RouteMessage::default();
         let mut destinations = Vec::new();
         self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, |answer| {
             let RouteNetlinkMessage::NewRoute(message) = answer else { return };
@@ -242,14 +356,17 @@ impl Routes {
                 return;
             }
             let to = message.attributes.iter().find_map(|a| match a {
-                RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(*ip),
+                RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+                RouteAttribute::Destination(RouteAddress::Inet6(ip)) if !ip.is_unicast_link_local() => {
+                    Some(IpAddr::V6(*ip))
+                }
                 _ => None,
             });
             let oif = message.attributes.iter().find_map(|a| match a {
                 RouteAttribute::Oif(index) => Some(*index),
                 _ => None,
             });
-            if let Some(Ok(net)) = to.map(|ip| Ipv4Net::new(ip, message.header.destination_prefix_length)) {
+            if let Some(Ok(net)) = to.map(|ip| IpNet::new(ip, message.header.destination_prefix_length)) {
                 destinations.push((oif, net));
             }
         })?;
@@ -308,31 +425,41 @@ fn up(index: u32) -> Request {
     (RouteNetlinkMessage::NewLink(message), 0)
 }
 
-fn address(index: u32, net: Ipv4Net) -> Request {
+fn address(index: u32, net: IpNet) -> Request {
     let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
     message.header.prefix_len = net.prefix_len();
     message.header.scope = AddressScope::Universe;
     message.header.index = index;
-    message.attributes = vec![
-        AddressAttribute::Local(IpAddr::V4(net.addr())),
-        AddressAttribute::Address(IpAddr::V4(net.addr())),
-    ];
-    if net.prefix_len() < 31 {
-        message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
+    message.attributes = vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
+    match net {
+        IpNet::V4(net) => {
+            message.header.family = AddressFamily::Inet;
+            if net.prefix_len() < 31 {
+                message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
+            }
+        }
+        IpNet::V6(_) => {
+            message.header.family = AddressFamily::Inet6;
+            // Nobody else has it, and waiting to find that out would take a second.
+            message.header.flags = AddressHeaderFlags::Nodad;
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
     }
     (RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-fn default_route(index: u32, gateway: Ipv4Addr) -> Request {
+fn default_route(index: u32, gateway: IpAddr) -> Request {
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
+    let (family, gateway) = match gateway {
+        IpAddr::V4(ip) => (AddressFamily::Inet, RouteAddress::Inet(ip)),
+        IpAddr::V6(ip) => (AddressFamily::Inet6, RouteAddress::Inet6(ip)),
+    };
+    message.header.address_family = family;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::Boot;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
-    message.attributes =
-        vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway)), RouteAttribute::Oif(index)];
+    message.attributes = vec![RouteAttribute::Gateway(gateway), RouteAttribute::Oif(index)];
     (RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 

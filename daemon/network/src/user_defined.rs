@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Making and removing bridge networks (runs on the worker's thread).
+//! Making and removing networks of the user's (runs on the worker's thread).
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use berth_domain::step::reached;
 use berth_domain::{Error, Result};
-use ipnet::{IpNet, Ipv4Net};
 
-use crate::ipam::{choose_subnet, overlap};
-use crate::predefined::{blank, no_pool, option, v4_subnet};
+use crate::bridge_options::interface_prefix;
+use crate::predefined::{blank, option};
 use crate::worker::Worker;
-use crate::{AddressRange, BridgeRecord, Driver, NetworkRecord, NetworkRequest, books, bridge};
+use crate::{
+    BridgeRecord, Driver, GatewayMode, NetworkRecord, NetworkRequest, books, bridge, bridge_options, macvlan,
+};
 
 /// Names that users cannot give or take away.
 const PREDEFINED: [&str; 4] = ["bridge", "host", "none", "default"];
@@ -23,27 +23,29 @@ impl Worker {
             let text = format!("operation is not permitted on predefined {} network", request.name);
             return Err(Error::forbidden(text));
         }
-        if request.driver != Driver::Bridge {
-            let driver = request.driver.as_str();
-            return Err(Error::forbidden(format!("only one instance of \"{driver}\" network is allowed")));
-        }
-        if request.ipv6 || !request.ipv4 {
-            return Err(Error::not_implemented("IPv6 on networks"));
-        }
         if self.books().by_name(&request.name).is_some() {
             return Err(Error::conflict(format!("network with name {} already exists", request.name)));
         }
-        let mut network = blank(&request.name, Driver::Bridge)?;
+        let request = self.with_settings(request)?;
+        let mut network = blank(&request.name, request.driver)?;
+        network.ipv4 = request.ipv4;
+        network.ipv6 = request.ipv6;
         network.internal = request.internal;
         network.attachable = request.attachable;
-        network.ranges = self.ranges(&request)?;
-        network.bridge = Some(self.bridge_settings(&request.options, &network.id)?);
+        network.config_only = request.config_only;
+        network.config_from = request.config_from.clone().unwrap_or_default();
+        if request.config_only {
+            network.driver = Driver::Null;
+            network.ranges.clone_from(&request.ranges);
+        } else {
+            self.settle(&mut network, &request)?;
+        }
         network.options = request.options;
         network.ipam_options = request.ipam_options;
         network.labels = request.labels;
-        self.prepare_host()?;
         // The record first: a bridge without a record would be nobody's.
         self.records.save(&network)?;
+        reached("network-create.recorded");
         let id = network.id.clone();
         self.books().add_network(network.clone());
         if let Err(error) = self.put_up(&network) {
@@ -52,24 +54,100 @@ impl Worker {
             self.records.remove(&id)?;
             return Err(error);
         }
+        reached("network-create.up");
         self.resolve(&id)
     }
 
+    /// What a network that takes its settings from another asks for.
+    fn with_settings(&mut self, mut request: NetworkRequest) -> Result<NetworkRequest> {
+        let Some(name) = request.config_from.clone() else { return Ok(request) };
+        let config = self.resolve(&name)?;
+        if !config.config_only {
+            return Err(Error::forbidden(format!(
+                "network {name} is not config-only: settings cannot be taken from it"
+            )));
+        }
+        if request.config_only {
+            return Err(Error::forbidden(
+                "a configuration network cannot depend on another configuration network",
+            ));
+        }
+        if !request.ranges.is_empty() || !request.options.is_empty() || request.ipv6 || request.internal {
+            return Err(Error::forbidden(
+                "user-specified configurations are not supported if the network depends on a configuration network",
+            ));
+        }
+        request.config_from = Some(config.name.clone());
+        request.ranges.clone_from(&config.ranges);
+        request.options.clone_from(&config.options);
+        request.ipam_options.clone_from(&config.ipam_options);
+        request.ipv4 = config.ipv4;
+        request.ipv6 = config.ipv6;
+        request.internal = config.internal;
+        Ok(request)
+    }
+
+    /// Fills in what the driver makes of the request.
+    fn settle(&mut self, network: &mut NetworkRecord, request: &NetworkRequest) -> Result<()> {
+        if !request.ipv4 && !request.ipv6 {
+            return Err(Error::invalid("IPv4 or IPv6 must be enabled"));
+        }
+        network.interface_prefix = interface_prefix(&request.options)?;
+        let mut gateways = true;
+        match request.driver {
+            Driver::Bridge => {
+                let bridge = self.bridge_settings(request, &network.id)?;
+                gateways = bridge.gateway_mode_ipv4 != GatewayMode::Isolated;
+                network.bridge = Some(bridge);
+            }
+            Driver::Macvlan => {
+                let books = self.books();
+                let others = books.networks().map(AsRef::as_ref);
+                network.macvlan = Some(macvlan::settings(request, &network.id, others)?);
+                drop(books);
+            }
+            Driver::Host | Driver::Null => {
+                let driver = request.driver.as_str();
+                return Err(Error::forbidden(format!(
+                    "only one instance of \"{driver}\" network is allowed"
+                )));
+            }
+        }
+        network.ranges = self.ranges(request, gateways)?;
+        if network.bridge.is_some() {
+            self.prepare_host()?;
+        }
+        Ok(())
+    }
+
     fn put_up(&mut self, network: &NetworkRecord) -> Result<()> {
+        if network.config_only {
+            return Ok(());
+        }
         self.raise(network)?;
-        let Some(bridge) = books::bridge(network) else { return Ok(()) };
+        reached("network-create.raised");
+        let Some(bridge) = books::bridge_of(network) else { return Ok(()) };
         self.change_firewall(|firewall| firewall.add_bridge(&bridge))
     }
 
     /// What cannot be removed is logged: the network is gone for its user.
     fn take_down(&mut self, network: &NetworkRecord) {
         let link = self.books().link(&network.id);
-        let adopted = network.bridge.as_ref().is_none_or(|b| b.adopted);
-        if let (Some(index), false) = (link, adopted) {
+        let ours = match (&network.bridge, &network.macvlan) {
+            (Some(bridge), _) => !bridge.adopted,
+            (_, Some(macvlan)) => {
+                let books = self.books();
+                let mut others =
+                    books.networks().filter(|n| n.id != network.id).filter_map(|n| n.macvlan.as_ref());
+                macvlan::is_ours(network) && !others.any(|other| other.parent == macvlan.parent)
+            }
+            _ => false,
+        };
+        if let (Some(index), true) = (link, ours) {
             match self.routes.delete(index) {
                 Ok(()) => {}
                 Err(e) if e.is(rustix::io::Errno::NODEV) => {}
-                Err(error) => tracing::warn!(network = %network.name, %error, "removing a bridge"),
+                Err(error) => tracing::warn!(network = %network.name, %error, "removing a network's link"),
             }
         }
     }
@@ -96,10 +174,21 @@ impl Worker {
             );
             return Err(Error::forbidden(text));
         }
+        if network.config_only {
+            let books = self.books();
+            let user = books.networks().find(|n| n.config_from == network.name);
+            if let Some(user) = user {
+                let text =
+                    format!("configuration network {} is in use by network {}", network.name, user.name);
+                return Err(Error::forbidden(text));
+            }
+        }
         self.records.remove(&network.id)?;
+        reached("network-remove.record-gone");
         self.take_down(&network);
+        reached("network-remove.down");
         self.books().remove_network(&network.id);
-        if let Some(bridge) = books::bridge(&network) {
+        if let Some(bridge) = books::bridge_of(&network) {
             if let Err(error) = self.change_firewall(|firewall| firewall.remove_bridge(&bridge)) {
                 tracing::error!(network = %network.name, error = %error.chain(), "taking a bridge out of the firewall");
             }
@@ -107,131 +196,22 @@ impl Worker {
         Ok(network)
     }
 
-    fn ranges(&mut self, request: &NetworkRequest) -> Result<Vec<AddressRange>> {
-        let taken: Vec<Ipv4Net> =
-            self.books().networks().flat_map(|n| n.ranges.iter()).filter_map(v4_subnet).collect();
-        if request.ranges.is_empty() {
-            let mut used = bridge::used_by_host(&mut self.routes, &[])?;
-            used.extend(taken);
-            let subnet = choose_subnet(&self.pools(), &used).ok_or_else(no_pool)?;
-            return Ok(vec![AddressRange {
-                subnet: IpNet::V4(subnet),
-                range: None,
-                gateway: Some(IpAddr::V4(bridge::default_gateway(subnet))),
-                reserved: BTreeMap::new(),
-                chosen_by_user: false,
-                gateway_chosen_by_user: false,
-            }]);
+    fn bridge_settings(&mut self, request: &NetworkRequest, id: &str) -> Result<BridgeRecord> {
+        let settings = bridge_options::settings(request, &self.config)?;
+        let Some(name) = request.options.get(option::NAME).filter(|n| !n.is_empty()) else {
+            return Ok(BridgeRecord { link: format!("br-{}", &id[..12]), ..settings });
+        };
+        bridge::check_name(name)?;
+        let another = {
+            let books = self.books();
+            books.networks().any(|n| n.bridge.as_ref().is_some_and(|b| b.link == *name))
+        };
+        if another {
+            return Err(Error::forbidden(format!("bridge {name} belongs to another network")));
         }
-        let [range] = request.ranges.as_slice() else {
-            return Err(Error::not_implemented("networks with several subnets"));
-        };
-        Ok(vec![check_range(range, &taken)?])
+        let there = self.routes.link(name).map_err(|e| Error::internal("looking for a link").because(e))?;
+        Ok(BridgeRecord { link: name.clone(), adopted: there.is_some(), ..settings })
     }
-
-    fn bridge_settings(&mut self, options: &BTreeMap<String, String>, id: &str) -> Result<BridgeRecord> {
-        let flag = |key: &str, default: bool| match options.get(key).map(String::as_str) {
-            None | Some("") => Ok(default),
-            Some("true" | "1" | "t" | "T" | "TRUE" | "True") => Ok(true),
-            Some("false" | "0" | "f" | "F" | "FALSE" | "False") => Ok(false),
-            Some(other) => Err(Error::invalid(format!("option {key}: {other:?} is neither true nor false"))),
-        };
-        let link = options.get(option::NAME).filter(|n| !n.is_empty()).cloned();
-        let adopted = match &link {
-            Some(name) => {
-                bridge::check_name(name)?;
-                let books = self.books();
-                let mut bridges = books.networks().filter_map(|n| n.bridge.as_ref());
-                if bridges.any(|b| b.link == *name) {
-                    return Err(Error::forbidden(format!("bridge {name} belongs to another network")));
-                }
-                drop(bridges);
-                drop(books);
-                let there =
-                    self.routes.link(name).map_err(|e| Error::internal("looking for a link").because(e))?;
-                there.is_some()
-            }
-            None => false,
-        };
-        let mtu = match options.get(option::MTU).filter(|m| !m.is_empty()) {
-            Some(mtu) => mtu.parse().ok().filter(|m| (68..=65535).contains(m)).ok_or_else(|| {
-                Error::invalid(format!("option {}: {mtu:?} is not an MTU (68 to 65535)", option::MTU))
-            })?,
-            None => self.config.mtu,
-        };
-        let host_binding_ipv4 = match options.get(option::HOST_BINDING).filter(|a| !a.is_empty()) {
-            Some(ip) => ip.parse().map_err(|_| {
-                Error::invalid(format!("option {}: {ip:?} is not an IPv4 address", option::HOST_BINDING))
-            })?,
-            None => self.config.default_host_ip,
-        };
-        Ok(BridgeRecord {
-            link: link.unwrap_or_else(|| format!("br-{}", &id[..12])),
-            mtu,
-            icc: flag(option::ICC, true)?,
-            masquerade: flag(option::MASQUERADE, true)?,
-            host_binding_ipv4,
-            adopted,
-        })
-    }
-}
-
-/// A subnet of the user's, completed.
-fn check_range(range: &AddressRange, taken: &[Ipv4Net]) -> Result<AddressRange> {
-    let IpNet::V4(given) = range.subnet else { return Err(Error::not_implemented("IPv6 on networks")) };
-    let subnet = given.trunc();
-    if given != subnet {
-        return Err(Error::invalid(format!("invalid subnet {given}: it should be {subnet}")));
-    }
-    if !(1..=30).contains(&subnet.prefix_len()) {
-        return Err(Error::invalid(format!("invalid subnet {subnet}: a prefix length of 1 to 30 expected")));
-    }
-    if taken.iter().any(|other| overlap(other, &subnet)) {
-        return Err(Error::forbidden(
-            "invalid pool request: Pool overlaps with other one on this address space",
-        ));
-    }
-    if let Some(within) = range.range.filter(|w| !IpNet::V4(subnet).contains(w)) {
-        return Err(Error::invalid(format!(
-            "invalid ip-range {within}: parent subnet {subnet} doesn't contain ip-range"
-        )));
-    }
-    let host = |ip: IpAddr, what: &str| match ip {
-        IpAddr::V4(ip) if subnet.contains(&ip) && ip != subnet.network() && ip != subnet.broadcast() => {
-            Ok(ip)
-        }
-        ip => Err(Error::invalid(format!(
-            "invalid {what} {ip}: parent subnet {subnet} doesn't contain this address for a host"
-        ))),
-    };
-    for ip in range.reserved.values() {
-        host(*ip, "auxiliary address")?;
-    }
-    let gateway: Ipv4Addr = match range.gateway {
-        Some(gateway) => host(gateway, "gateway")?,
-        None => {
-            let start = range.range.map_or(subnet, |w| match w {
-                IpNet::V4(net) => net,
-                IpNet::V6(_) => subnet,
-            });
-            let reserved: Vec<IpAddr> = range.reserved.values().copied().collect();
-            let free = |ip: &Ipv4Addr| {
-                host(IpAddr::V4(*ip), "gateway").is_ok() && !reserved.contains(&IpAddr::V4(*ip))
-            };
-            let candidates = (u32::from(start.network())..=u32::from(start.broadcast())).map(Ipv4Addr::from);
-            candidates
-                .into_iter()
-                .find(free)
-                .ok_or_else(|| Error::invalid(format!("subnet {subnet} has no address for a gateway")))?
-        }
-    };
-    Ok(AddressRange {
-        subnet: IpNet::V4(subnet),
-        gateway: Some(IpAddr::V4(gateway)),
-        chosen_by_user: true,
-        gateway_chosen_by_user: range.gateway.is_some(),
-        ..range.clone()
-    })
 }
 
 fn check_network_name(name: &str) -> Result<()> {

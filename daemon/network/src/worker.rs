@@ -10,12 +10,12 @@ use tokio::sync::{mpsc, oneshot};
 use crate::books::{self, Books};
 use crate::dns::Dns;
 use crate::netns;
-use crate::nft::{Firewall, Watch};
+use crate::nft::{Firewall, Known, Watch};
 use crate::pool::{Pool, Sizes};
 use crate::ports::Ports;
 use crate::records::Records;
 use crate::route::Routes;
-use crate::{EndpointRequest, NetworkConfig, NetworkRecord, bridge, endpoint};
+use crate::{EndpointRequest, NetworkConfig, NetworkRecord, bridge, endpoint, macvlan};
 
 /// How many requests wait at most; further callers wait until there is room.
 const QUEUE: usize = 64;
@@ -37,6 +37,8 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     pub(crate) ports: Ports,
     pub(crate) dns: Dns,
+    /// As the firewall's table has it.
+    pub(crate) loopback6_is_lost: bool,
     /// All running containers are known.
     pub(crate) swept: bool,
 }
@@ -91,6 +93,7 @@ impl Worker {
             pool: Pool::start(Sizes { bare: config.namespace_pool, dressed: config.endpoint_pool })?,
             ports: Ports::default(),
             dns,
+            loopback6_is_lost: false,
             swept: false,
             config,
             books,
@@ -109,15 +112,16 @@ impl Worker {
         for record in records {
             self.books().add_network(record);
         }
-        let bridges: Vec<_> = self.books().networks().filter(|n| n.bridge.is_some()).cloned().collect();
-        if bridges.is_empty() {
-            return Ok(());
+        let with_links = |n: &&Arc<NetworkRecord>| n.bridge.is_some() || n.macvlan.is_some();
+        let linked: Vec<_> = self.books().networks().filter(with_links).cloned().collect();
+        let bridges = linked.iter().any(|n| n.bridge.is_some());
+        if bridges {
+            self.prepare_host()?;
         }
-        self.prepare_host()?;
-        for network in bridges {
+        for network in linked {
             match self.raise(&network) {
                 Ok(()) => {}
-                Err(error) if network.bridge.as_ref().map(|b| &b.link) == default.as_ref() => {
+                Err(error) if network.name == books::DEFAULT && default.is_some() => {
                     return Err(error.context("setting up the default bridge"));
                 }
                 // The others, and what does not need this one, can go on.
@@ -125,6 +129,9 @@ impl Worker {
                     tracing::error!(network = %network.name, error = %error.chain(), "setting up a network");
                 }
             }
+        }
+        if !bridges {
+            return Ok(());
         }
         let known = self.books().firewall();
         self.firewall()?.ensure(&known)
@@ -145,7 +152,9 @@ impl Worker {
                     return Ok(None);
                 }
                 let bridge = books.link(&network.id);
-                let endpoint = endpoint::lease(&mut books, &[], &network, &request)?;
+                let mut endpoints = vec![endpoint::lease(&mut books, &[], &network, &request)?];
+                endpoint::assign_gateways(&books, &mut endpoints);
+                let Some(endpoint) = endpoints.pop() else { return Ok(None) };
                 books.dress(&endpoint);
                 (endpoint, bridge.unwrap_or(0))
             };
@@ -171,11 +180,44 @@ impl Worker {
         self.firewall().map(|_| ())
     }
 
-    /// Sees that a network's bridge is there.
+    /// Sees that a network's bridge is there, or what else its containers' links are on.
     pub(crate) fn raise(&mut self, network: &NetworkRecord) -> Result<()> {
-        let (index, _) = bridge::ensure(&mut self.routes, network)?;
+        let index = match &network.macvlan {
+            Some(macvlan) => macvlan::ensure(&mut self.routes, network, macvlan)?,
+            None => {
+                if network.ipv6 && !network.internal {
+                    self.forward_ipv6()?;
+                }
+                bridge::ensure(&mut self.routes, network)?.0
+            }
+        };
         self.books().set_link(&network.id, index);
         Ok(())
+    }
+
+    /// Before the first bridge network with IPv6 that leads anywhere.
+    fn forward_ipv6(&mut self) -> Result<()> {
+        let path = "/proc/sys/net/ipv6/conf/all/forwarding";
+        let now = std::fs::read_to_string(path).map_err(|e| {
+            Error::invalid("this host has no IPv6, which a network is to have")
+                .because(Error::io("reading", path, e))
+        })?;
+        if now.trim() == "1" {
+            return Ok(());
+        }
+        if !self.config.ip_forward {
+            tracing::warn!("IPv6 forwarding is off: containers reach nothing beyond this host by IPv6");
+            return Ok(());
+        }
+        // A host that forwards takes no routes from its routers any more, unless it is told to all the same (2).
+        for link in self.routes.links().map_err(|e| Error::internal("listing links").because(e))? {
+            let path = format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name);
+            if std::fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1") {
+                netns::write_sysctl(&path, "2")
+                    .map_err(|e| e.context("keeping the routes of this host's routers"))?;
+            }
+        }
+        netns::write_sysctl(path, "1").map_err(|e| e.context("turning on IPv6 forwarding"))
     }
 
     pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
@@ -205,7 +247,7 @@ impl Worker {
         if !self.swept {
             return;
         }
-        let known = self.books().firewall();
+        let known = Known { loopback6_is_lost: self.loopback6_is_lost, ..self.books().firewall() };
         let repaired = self.firewall().and_then(|firewall| {
             if firewall.is_intact(&known)? {
                 return Ok(());
@@ -221,7 +263,8 @@ impl Worker {
     /// Replaces our table by what the books say.
     pub(crate) fn rebuild_firewall(&mut self) -> Result<()> {
         let known = self.books().firewall();
-        if known == Default::default() && self.firewall.is_none() {
+        self.loopback6_is_lost = known.loopback6_is_lost;
+        if known.bridges.is_empty() && self.firewall.is_none() {
             return Ok(());
         }
         self.firewall()?.replace(&known)

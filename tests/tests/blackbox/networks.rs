@@ -174,7 +174,7 @@ fn names_are_answered_when_the_daemon_is_back() {
 
 /// Answers every question with 192.0.2.7, in the bed's network namespace.
 fn upstream(bed: &Bed) -> UdpSocket {
-    let socket = bed.netns.run(|| UdpSocket::bind("127.0.0.1:53").unwrap());
+    let socket = bed.netns.run(|| UdpSocket::bind("0.0.0.0:53").unwrap());
     let server = socket.try_clone().unwrap();
     std::thread::spawn(move || {
         let mut buffer = [0u8; 512];
@@ -202,10 +202,11 @@ fn other_names_are_forwarded_but_not_from_internal_networks() {
         return;
     }
     let upstream = upstream(&bed);
-    bed.docker(&["network", "create", "outer"]).ok();
+    bed.docker(&["network", "create", "--subnet", "10.78.0.0/24", "outer"]).ok();
     bed.docker(&["network", "create", "--internal", "inner"]).ok();
-    run(&bed, "oo", &["--network", "outer", "--dns", "127.0.0.1"]);
-    run(&bed, "ii", &["--network", "inner", "--dns", "127.0.0.1"]);
+    // Servers that are named are asked from within the container.
+    run(&bed, "oo", &["--network", "outer", "--dns", "10.78.0.1"]);
+    run(&bed, "ii", &["--network", "inner", "--dns", "10.78.0.1"]);
     run(&bed, "i2", &["--network", "inner"]);
     assert_eq!(lookup(&bed, "oo", "www.example.com"), ["192.0.2.7"]);
     assert_eq!(lookup(&bed, "ii", "www.example.com"), [""; 0]);
@@ -213,9 +214,7 @@ fn other_names_are_forwarded_but_not_from_internal_networks() {
     bed.docker(&["network", "connect", "outer", "ii"]).ok();
     assert_eq!(lookup(&bed, "ii", "www.example.com"), ["192.0.2.7"]);
     // Ends the server's thread.
-    bed.netns.run(|| {
-        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&[], upstream.local_addr().unwrap()).unwrap()
-    });
+    bed.netns.run(|| UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&[], ("127.0.0.1", 53)).unwrap());
     upstream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     bed.finish();
 }

@@ -96,10 +96,7 @@ fn range(ipam: &Ipam) -> Result<Vec<AddressRange>> {
 /// `POST /networks/create`
 pub(crate) async fn network_create(app: Arc<App>, mut call: Call) -> Answer {
     let body: NetworkCreateBody = call.json().await?.unwrap_or_default();
-    if body.config_only || body.config_from.as_ref().is_some_and(|c| !c.network.is_empty()) {
-        return Err(Error::not_implemented("config-only networks are not implemented"));
-    }
-    if body.ingress || body.scope == "swarm" {
+    if body.ingress || body.scope == "swarm" || body.driver == "overlay" {
         return super::swarm::not_a_manager(app, call).await;
     }
     let ipam = body.ipam.unwrap_or_default();
@@ -108,6 +105,12 @@ pub(crate) async fn network_create(app: Arc<App>, mut call: Call) -> Answer {
     }
     let driver = match body.driver.as_str() {
         "" | "bridge" | "default" => Driver::Bridge,
+        "macvlan" => Driver::Macvlan,
+        "ipvlan" => {
+            return Err(Error::not_implemented(
+                "network driver ipvlan is not implemented: macvlan and bridge are there",
+            ));
+        }
         "host" => return Err(Error::forbidden("only one instance of \"host\" network is allowed")),
         "null" | "none" => return Err(Error::forbidden("only one instance of \"null\" network is allowed")),
         other => {
@@ -127,6 +130,8 @@ pub(crate) async fn network_create(app: Arc<App>, mut call: Call) -> Answer {
         options: body.options,
         ipam_options: ipam.options.unwrap_or_default(),
         labels: body.labels,
+        config_only: body.config_only,
+        config_from: body.config_from.map(|c| c.network).filter(|name| !name.is_empty()),
     };
     let record = app.engine.network_create(request).await?;
     json(StatusCode::CREATED, &NetworkCreated { id: record.id.clone(), warning: String::new() })

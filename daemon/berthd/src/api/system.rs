@@ -129,7 +129,7 @@ pub(crate) async fn system_info(app: Arc<App>, call: Call) -> Answer {
         ],
         plugins: PluginsInfo {
             volume: vec!["local".to_owned()],
-            network: ["bridge", "host", "null"].map(str::to_owned).into(),
+            network: ["bridge", "host", "macvlan", "null"].map(str::to_owned).into(),
             authorization: None,
             log: ["json-file", "none"].map(str::to_owned).into(),
         },

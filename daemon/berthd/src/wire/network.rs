@@ -19,7 +19,7 @@ pub(crate) fn network(view: &NetworkView, with_containers: bool) -> Network {
     } else {
         BTreeMap::new()
     };
-    let bridge = record.driver == Driver::Bridge;
+    let own = matches!(record.driver, Driver::Bridge | Driver::Macvlan) || record.config_only;
     let configs: Vec<IpamConfig> = record.ranges.iter().map(|r| range(record, r)).collect();
     Network {
         name: record.name.clone(),
@@ -32,14 +32,14 @@ pub(crate) fn network(view: &NetworkView, with_containers: bool) -> Network {
         ipam: Ipam {
             driver: "default".to_owned(),
             // The predefined networks were never asked for options.
-            options: (bridge && record.name != "bridge").then(|| record.ipam_options.clone()),
-            config: bridge.then_some(configs),
+            options: (own && record.name != "bridge").then(|| record.ipam_options.clone()),
+            config: own.then_some(configs),
         },
         internal: record.internal,
         attachable: record.attachable,
         ingress: false,
-        config_from: ConfigReference::default(),
-        config_only: false,
+        config_from: ConfigReference { network: record.config_from.clone() },
+        config_only: record.config_only,
         containers,
         options: options(record),
         labels: record.labels.clone(),

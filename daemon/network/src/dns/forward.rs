@@ -1,15 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Asking the host's resolvers, from the host's own network namespace.
+//! Asking other resolvers.
+//!
+//! The host's own are asked from the host's network namespace: they are reached from there for certain, be it systemd's stub on
+//! loopback, and nothing has to be known of them. Servers that the user named are asked from within the container's
+//! namespace, as the reference does: they may be reached by its networks alone, be another container, or one's own loopback.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use crate::dns::message::{self, Ask};
+use crate::dns::{ADDRESS, Scope};
+use crate::netns;
 
 const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long one server has. Clients give up after five seconds, or ask again.
@@ -18,13 +27,26 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SERVERS: usize = 3;
 const PORT: u16 = 53;
 
+/// Who is asked, and from where.
+#[derive(Debug)]
+pub(crate) enum Via {
+    Host,
+    Container(Vec<IpAddr>, Option<Arc<OwnedFd>>),
+}
+
 /// Asks one server after the other; SERVFAIL if none of them helps.
-pub(crate) async fn forward(ask: &Ask, servers: Vec<IpAddr>, tcp: bool) -> Vec<u8> {
-    let servers = if servers.is_empty() { host_servers() } else { servers };
+pub(crate) async fn forward(ask: &Ask, via: Via, tcp: bool) -> Vec<u8> {
+    let (servers, scope) = match via {
+        Via::Host => (host_servers(), None),
+        Via::Container(servers, scope) => (servers, scope),
+    };
     let mut last = None;
-    for server in servers.into_iter().take(SERVERS) {
+    // Whoever names this resolver would have it ask itself.
+    for server in servers.into_iter().filter(|ip| *ip != *ADDRESS.ip()).take(SERVERS) {
         let to = SocketAddr::new(server, PORT);
-        let asked = async { if tcp { by_tcp(ask, to).await } else { by_udp(ask, to).await } };
+        let asked = async {
+            if tcp { by_tcp(ask, to, scope.clone()).await } else { by_udp(ask, to, scope.clone()).await }
+        };
         match timeout(PATIENCE, asked).await {
             Ok(Ok(answer)) if !message::is_failure(&answer) => return message::hand_on(ask, answer),
             Ok(Ok(answer)) => last = Some(answer),
@@ -38,6 +60,27 @@ pub(crate) async fn forward(ask: &Ask, servers: Vec<IpAddr>, tcp: bool) -> Vec<u
     }
 }
 
+/// A socket in a namespace; the host's if none is said.
+async fn socket(to: SocketAddr, kind: SocketType, scope: Scope) -> io::Result<OwnedFd> {
+    let make = move || -> io::Result<OwnedFd> {
+        let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+        if kind == SocketType::DGRAM {
+            let from: IpAddr = match to {
+                SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            bind(&socket, &SocketAddr::new(from, 0))?;
+            connect(&socket, &to)?;
+        }
+        Ok(socket)
+    };
+    let Some(scope) = scope else { return make() };
+    // A thread of the runtime must not be in another namespace, not for a moment.
+    let made = tokio::task::spawn_blocking(move || netns::inside(scope.as_fd(), make));
+    made.await.map_err(io::Error::other)?.map_err(|error| io::Error::other(error.chain()))?
+}
+
 /// The question under a number of our own: whoever would guess an answer has to guess it, and our port.
 fn renumbered(ask: &Ask) -> io::Result<([u8; 2], Vec<u8>)> {
     let mut id = [0; 2];
@@ -47,14 +90,9 @@ fn renumbered(ask: &Ask) -> io::Result<([u8; 2], Vec<u8>)> {
     Ok((id, query))
 }
 
-async fn by_udp(ask: &Ask, to: SocketAddr) -> io::Result<Vec<u8>> {
-    let from: IpAddr = match to {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
+async fn by_udp(ask: &Ask, to: SocketAddr, scope: Scope) -> io::Result<Vec<u8>> {
     let (id, query) = renumbered(ask)?;
-    let socket = UdpSocket::bind((from, 0)).await?;
-    socket.connect(to).await?;
+    let socket = UdpSocket::from_std(socket(to, SocketType::DGRAM, scope).await?.into())?;
     socket.send(&query).await?;
     let mut buffer = vec![0; usize::from(u16::MAX)];
     loop {
@@ -66,9 +104,10 @@ async fn by_udp(ask: &Ask, to: SocketAddr) -> io::Result<Vec<u8>> {
     }
 }
 
-async fn by_tcp(ask: &Ask, to: SocketAddr) -> io::Result<Vec<u8>> {
+async fn by_tcp(ask: &Ask, to: SocketAddr, scope: Scope) -> io::Result<Vec<u8>> {
     let (id, query) = renumbered(ask)?;
-    let mut stream = TcpStream::connect(to).await?;
+    let socket: std::net::TcpStream = socket(to, SocketType::STREAM, scope).await?.into();
+    let mut stream: TcpStream = TcpSocket::from_std_stream(socket).connect(to).await?;
     stream.write_all(&framed(&query)?).await?;
     let length = stream.read_u16().await?;
     let mut answer = vec![0; usize::from(length)];

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Questions and answers on the wire.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use simple_dns::rdata::{A, OPT, PTR, RData};
+use simple_dns::rdata::{A, AAAA, OPT, PTR, RData};
 use simple_dns::{
     CLASS, Name, OPCODE, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE, ResourceRecord, TYPE,
 };
 
 use crate::dns::names::Asker;
 
-/// Seconds for which an answer of ours holds.
+/// Seconds for which an answer of ours holds, as long as the reference's. Others' answers are handed on as they come, with
+/// the time that they hold; nothing is kept here.
 const TTL: u32 = 600;
 /// The largest UDP message that we say we take, and that we send: it passes every path unfragmented.
 const EDNS: u16 = 1232;
@@ -88,13 +89,13 @@ fn local<'a>(asker: &Asker, question: &Question<'a>) -> Option<Vec<ResourceRecor
         let asked = matches!(question.qtype, QTYPE::TYPE(TYPE::PTR) | QTYPE::ANY);
         return Some(if asked { vec![record(RData::PTR(PTR(target)))] } else { Vec::new() });
     }
-    let addresses = asker.addresses(&name);
-    if addresses.is_empty() {
-        return None;
-    }
-    let asked = matches!(question.qtype, QTYPE::TYPE(TYPE::A) | QTYPE::ANY);
+    let addresses = asker.addresses(&name)?;
+    let asked = |kind| question.qtype == QTYPE::TYPE(kind) || question.qtype == QTYPE::ANY;
     let a = |ip: Ipv4Addr| record(RData::A(A { address: ip.into() }));
-    Some(if asked { addresses.into_iter().map(a).collect() } else { Vec::new() })
+    let aaaa = |ip: Ipv6Addr| record(RData::AAAA(AAAA { address: ip.into() }));
+    let v4 = addresses.v4.into_iter().filter(|_| asked(TYPE::A)).map(a);
+    let v6 = addresses.v6.into_iter().filter(|_| asked(TYPE::AAAA)).map(aaaa);
+    Some(v4.chain(v6).collect())
 }
 
 fn reply(
@@ -136,12 +137,24 @@ fn text(name: &Name<'_>) -> Option<String> {
     Some(text)
 }
 
-/// The address in a name beneath `in-addr.arpa`.
-fn reverse(name: &str) -> Option<Ipv4Addr> {
-    let at = name.len().checked_sub(".in-addr.arpa".len())?;
-    let numbers = name.get(..at).filter(|_| name[at..].eq_ignore_ascii_case(".in-addr.arpa"))?;
-    let ip: Ipv4Addr = numbers.parse().ok()?;
-    Some(Ipv4Addr::from(u32::from(ip).swap_bytes()))
+/// The address in a name beneath `in-addr.arpa` or `ip6.arpa`.
+fn reverse(name: &str) -> Option<IpAddr> {
+    let beneath = |zone: &str| {
+        let at = name.len().checked_sub(zone.len())?;
+        name.get(at..).filter(|end| end.eq_ignore_ascii_case(zone)).and_then(|_| name.get(..at))
+    };
+    if let Some(numbers) = beneath(".in-addr.arpa") {
+        let ip: Ipv4Addr = numbers.parse().ok()?;
+        return Some(Ipv4Addr::from(u32::from(ip).swap_bytes()).into());
+    }
+    let mut ip: u128 = 0;
+    let mut count = 0;
+    for digit in beneath(".ip6.arpa")?.rsplit('.') {
+        let digit = (digit.len() == 1).then(|| u128::from_str_radix(digit, 16).ok()).flatten()?;
+        ip = ip << 4 | digit;
+        count += 1;
+    }
+    (count == 32).then(|| Ipv6Addr::from(ip).into())
 }
 
 /// Where the one question ends. Names in questions are not compressed.

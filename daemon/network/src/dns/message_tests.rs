@@ -44,6 +44,16 @@ fn asker() -> Asker {
     put(&mut books, 2, "Web.1", &[(one, "one", [10, 0, 0, 2], &["svc"])]);
     put(&mut books, 3, "other", &[(one, "one", [10, 0, 0, 3], &["svc"])]);
     put(&mut books, 4, "apart", &[(two, "two", [10, 0, 1, 4], &["svc"])]);
+    {
+        // The container 1 has a name of its own for another; that one has IPv6 too.
+        let asker = books.sandbox_mut(&id(1)).unwrap();
+        asker.endpoints[0].links.push(("Db".into(), "other".into()));
+        let other = books.sandbox_mut(&id(3)).unwrap();
+        (other.endpoints[0].ipv6, other.endpoints[0].ipv6_prefix) = (Some("fd00::3".parse().unwrap()), 64);
+        for n in [1, 2, 3, 4] {
+            books.sandbox_mut(&id(n)).unwrap().endpoints.iter_mut().for_each(|e| e.ipv4_prefix = 24);
+        }
+    }
     put(&mut books, 5, "plain", &[(bridge, "bridge", [10, 0, 9, 5], &[])]);
     Asker { books: Arc::new(Mutex::new(books)), container: id(1) }
 }
@@ -74,6 +84,7 @@ fn ask(asker: &Asker, name: &str, kind: TYPE) -> Option<Vec<String>> {
             assert!(packet.opt().is_some());
             let shown = packet.answers.iter().map(|record| match &record.rdata {
                 RData::A(a) => Ipv4Addr::from(a.address).to_string(),
+                RData::AAAA(aaaa) => std::net::Ipv6Addr::from(aaaa.address).to_string(),
                 RData::PTR(name) => name.0.to_string(),
                 other => panic!("{other:?}"),
             });
@@ -107,12 +118,25 @@ fn names_within_sight() {
 #[test]
 fn other_records() {
     let asker = asker();
-    assert_eq!(ask(&asker, "other", TYPE::AAAA), Some(vec![]), "known, and without such an address");
+    assert_eq!(ask(&asker, "web.1", TYPE::AAAA), Some(vec![]), "known, and without such an address");
+    assert_eq!(ask(&asker, "other", TYPE::AAAA), Some(vec!["fd00::3".into()]));
+    for own in ["db", "DB"] {
+        assert_eq!(ask(&asker, own, TYPE::A), Some(vec!["10.0.0.3".into()]));
+    }
+    let others = Asker { container: id(2), ..asker.clone() };
+    assert_eq!(
+        ask(&others, "db", TYPE::A),
+        None,
+        "a name that one container has for another is nobody else's"
+    );
     assert_eq!(ask(&asker, "other", TYPE::MX), Some(vec![]));
     let ptr = |name: &str| ask(&asker, name, TYPE::PTR);
     assert_eq!(ptr("3.0.0.10.in-addr.arpa"), Some(vec!["other.one".into()]));
     assert_eq!(ptr("3.0.0.10.IN-ADDR.ARPA"), Some(vec!["other.one".into()]));
     assert_eq!(ptr("4.1.0.10.in-addr.arpa"), None);
+    let zeros = "0.".repeat(27);
+    assert_eq!(ptr(&format!("3.{zeros}0.d.f.ip6.arpa")), None, "a digit is missing");
+    assert_eq!(ptr(&format!("3.0.{zeros}0.d.f.ip6.arpa")), Some(vec!["other.one".into()]));
 }
 
 #[test]

@@ -2,13 +2,11 @@
 //! The embedded resolver: at 127.0.0.11 in every sandbox on a user-defined network.
 //!
 //! Its sockets are made inside the container's network namespace, so that only that container can ask, and by which socket a
-//! question comes says who asks. They are served by tasks of the daemon, which live in the host's namespace: what is
-//! forwarded leaves from there. The shim holds copies of the sockets; a daemon that comes back serves them
-//! again, and questions of the meantime wait in their buffers.
+//! question comes says who asks. They are served by tasks of the daemon. The shim holds copies of the sockets; a daemon that comes
+//! back serves them again, and questions of the meantime wait in their buffers.
 //!
-//! They take port 53 of that one address. A name server that runs in such a container and binds port 53 of all
-//! addresses is refused for TCP, and for UDP unless it sets `SO_REUSEADDR`: it has to bind the container's own
-//! address, or 127.0.0.1.
+//! They are not bound to port 53, or no name server could run in such a container: a rule in its namespace (`nft::redirect`)
+//! leads there from 127.0.0.11:53.
 //!
 //! | module | what it knows |
 //! |---|---|
@@ -22,13 +20,14 @@ mod message;
 mod names;
 mod serve;
 
+pub(crate) use names::NameTable;
+
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use berth_domain::{ContainerId, Error, Result};
-use rustix::net::sockopt::set_socket_reuseaddr;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -36,11 +35,15 @@ use tokio::task::AbortHandle;
 
 use crate::books::{Books, DEFAULT};
 use crate::netns;
+use crate::nft::redirect;
 use crate::worker::Worker;
 use crate::{Driver, NetworkRecord};
 
 /// Where it answers.
-const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 11), 53);
+pub(crate) const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 11), 53);
+/// What it is bound to where that is free (`systat`, which nobody runs), else any: neither servers nor clients look for ports
+/// down here.
+const BOUND: u16 = 11;
 /// Under these names the shim holds the sockets.
 const HELD: [&str; 2] = ["dns/udp", "dns/tcp"];
 /// Questions of all containers that wait for the host's resolvers at most.
@@ -48,8 +51,11 @@ const FORWARDS: usize = 1024;
 
 /// Whether containers on this network get a resolver.
 pub(crate) fn is_served(network: &NetworkRecord) -> bool {
-    network.driver == Driver::Bridge && network.name != DEFAULT
+    matches!(network.driver, Driver::Bridge | Driver::Macvlan) && network.name != DEFAULT
 }
+
+/// A container's network namespace; none is the host's.
+pub(crate) type Scope = Option<Arc<OwnedFd>>;
 
 /// What all resolvers share.
 #[derive(Debug, Clone)]
@@ -88,12 +94,20 @@ impl Dns {
         Self { runtime, books, forwards: Arc::new(Semaphore::new(FORWARDS)) }
     }
 
-    fn serve(&self, container: &ContainerId, udp: UdpSocket, tcp: TcpListener) -> Result<Serving> {
+    fn serve(
+        &self,
+        container: &ContainerId,
+        udp: UdpSocket,
+        tcp: TcpListener,
+        netns: Option<OwnedFd>,
+    ) -> Result<Serving> {
+        let netns = netns.map(Arc::new);
         let started = || -> io::Result<Serving> {
             udp.set_nonblocking(true)?;
             tcp.set_nonblocking(true)?;
             let asker = names::Asker { books: Arc::clone(&self.books), container: container.clone() };
-            let served = serve::serve(asker, Arc::clone(&self.forwards), udp.try_clone()?, tcp.try_clone()?);
+            let served =
+                serve::serve(asker, Arc::clone(&self.forwards), netns, udp.try_clone()?, tcp.try_clone()?);
             let task = self.runtime.spawn(served).abort_handle();
             Ok(Serving { udp, tcp, task })
         };
@@ -113,9 +127,10 @@ impl Worker {
     }
 
     fn serve_inside(&self, container: &ContainerId, netns: BorrowedFd<'_>) -> Result<Serving> {
-        let (udp, tcp) = netns::inside(netns, sockets)?
-            .map_err(|e| Error::internal(format!("binding the resolver's address {ADDRESS}")).because(e))?;
-        self.dns.serve(container, udp, tcp)
+        let (udp, tcp) = netns::inside(netns, sockets)??;
+        let netns = netns.try_clone_to_owned();
+        let netns = netns.map_err(|e| Error::internal("copying a namespace's descriptor").because(e))?;
+        self.dns.serve(container, udp, tcp, Some(netns))
     }
 
     /// Serves the sockets that the shim held. One that got its resolver while it ran (connected later) has none there:
@@ -133,7 +148,7 @@ impl Worker {
             }
         }
         let serving = match (sockets, netns) {
-            ([Some(udp), Some(tcp)], _) => self.dns.serve(container, udp.into(), tcp.into()),
+            ([Some(udp), Some(tcp)], netns) => self.dns.serve(container, udp.into(), tcp.into(), netns),
             (_, Some(netns)) => self.serve_inside(container, netns.as_fd()),
             _ => Err(Error::internal("neither its sockets nor its network namespace are there")),
         };
@@ -147,14 +162,20 @@ impl Worker {
     }
 }
 
-/// The sockets, in the calling thread's namespace.
-fn sockets() -> io::Result<(UdpSocket, TcpListener)> {
+/// The sockets, in the calling thread's namespace, and what leads to them.
+fn sockets() -> Result<(UdpSocket, TcpListener)> {
+    let fail = |e: io::Error| Error::internal(format!("binding the resolver of {ADDRESS}")).because(e);
+    let (udp, tcp) = bound(BOUND).or_else(|_| bound(0)).map_err(fail)?;
+    let ports = (udp.local_addr().map_err(fail)?.port(), tcp.local_addr().map_err(fail)?.port());
+    redirect(ADDRESS, ports)?;
+    Ok((udp, tcp))
+}
+
+fn bound(port: u16) -> io::Result<(UdpSocket, TcpListener)> {
     let socket = |kind: SocketType| -> io::Result<OwnedFd> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::INET, kind, flags, None)?;
-        // A name server inside the container that sets it too (most do) can have the port on all addresses.
-        set_socket_reuseaddr(&socket, true)?;
-        bind(&socket, &ADDRESS)?;
+        bind(&socket, &SocketAddr::new(IpAddr::V4(*ADDRESS.ip()), port))?;
         Ok(socket)
     };
     let (udp, tcp) = (socket(SocketType::DGRAM)?, socket(SocketType::STREAM)?);

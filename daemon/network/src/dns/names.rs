@@ -1,14 +1,73 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who is called how. A container hears of those on its own user-defined networks, and of nobody else.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 
 use berth_domain::ContainerId;
 
 use crate::books::Books;
 use crate::dns::is_served;
-use crate::{Driver, EndpointRecord, SandboxRecord, worker};
+use crate::{Driver, worker};
+
+/// Everybody's names on one network, as of one moment: made anew when something changed and somebody asks, so that a question costs
+/// the same however many containers there are.
+#[derive(Debug, Default)]
+pub(crate) struct NameTable {
+    /// In lower case, to places in `addresses`.
+    names: HashMap<String, Vec<usize>>,
+    addresses: Vec<(Option<Ipv4Addr>, Option<Ipv6Addr>)>,
+    /// By full id: links name others so.
+    ids: HashMap<String, usize>,
+    /// Names by address.
+    reverse: HashMap<IpAddr, String>,
+    /// `.<network>`, which may stand behind each of the names.
+    suffix: String,
+}
+
+impl NameTable {
+    /// A container is called by its name, its aliases, its short id and its host name.
+    pub(crate) fn of(books: &Books, network: &str) -> Self {
+        let mut table = Self::default();
+        let Some(record) = books.network(network) else { return table };
+        table.suffix = format!(".{}", record.name.to_ascii_lowercase());
+        for (id, sandbox) in books.sandboxes() {
+            let Some(endpoint) = sandbox.endpoints.iter().find(|e| e.network_id == network) else { continue };
+            let place = table.addresses.len();
+            table.addresses.push((endpoint.ipv4, endpoint.ipv6));
+            table.ids.insert(id.as_str().to_owned(), place);
+            for net in endpoint.addresses() {
+                table.reverse.insert(net.addr(), format!("{}.{}", sandbox.name, record.name));
+            }
+            let own = [sandbox.name.as_str(), id.short(), sandbox.hostname.as_str()];
+            let names = own.into_iter().chain(endpoint.aliases.iter().map(String::as_str));
+            for name in names.filter(|name| !name.is_empty()) {
+                let places = table.names.entry(name.to_ascii_lowercase()).or_default();
+                if !places.contains(&place) {
+                    places.push(place);
+                }
+            }
+        }
+        table
+    }
+
+    fn find(&self, name: &str) -> &[usize] {
+        let places = self.names.get(name).or_else(|| self.names.get(name.strip_suffix(&self.suffix)?));
+        match (places, self.ids.get(name)) {
+            (Some(places), _) => places,
+            (None, Some(place)) => std::slice::from_ref(place),
+            (None, None) => &[],
+        }
+    }
+}
+
+/// The addresses behind a name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    pub(crate) v4: Vec<Ipv4Addr>,
+    pub(crate) v6: Vec<Ipv6Addr>,
+}
 
 /// The container that asks.
 #[derive(Debug, Clone)]
@@ -17,84 +76,71 @@ pub(crate) struct Asker {
     pub(crate) container: ContainerId,
 }
 
+/// Where questions about others go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Servers {
+    /// The host's own, asked by the host.
+    Hosts,
+    /// These, asked from within the container's network namespace.
+    Asked(Vec<IpAddr>),
+}
+
 impl Asker {
-    /// Addresses behind a name; none if nobody within sight is called so.
-    pub(crate) fn addresses(&self, name: &str) -> Vec<Ipv4Addr> {
-        let books = worker::lock(&self.books);
-        let mut found: Vec<Ipv4Addr> = Vec::new();
-        for own in own_endpoints(&books, &self.container) {
-            let linked = own.links.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(name));
-            let name = linked.map_or(name, |(_, name)| name.as_str());
-            for (id, record, endpoint) in on_network(&books, &own.network_id) {
-                if id.as_str() == name || is_called(id, record, endpoint, name) {
-                    found.extend(endpoint.ipv4.filter(|ip| !found.contains(ip)));
-                }
-            }
+    /// Addresses behind a name; `None` if nobody within sight is called so.
+    pub(crate) fn addresses(&self, name: &str) -> Option<Addresses> {
+        let name = name.to_ascii_lowercase();
+        let mut books = worker::lock(&self.books);
+        let found = self.networks(&books).into_iter().find_map(|(network, links)| {
+            let linked = links.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(&name));
+            let meant = linked.map_or_else(|| name.clone(), |(_, target)| target.to_ascii_lowercase());
+            let table = books.names(&network);
+            let places = table.find(&meant);
             // The same name on two networks: the first network's.
-            if !found.is_empty() {
-                break;
-            }
-        }
-        // Those who share a name take turns: which is first differs from one question to the next.
-        let mut seed = [0u8; 1];
-        if found.len() > 1 && getrandom::fill(&mut seed).is_ok() {
-            let turn = usize::from(seed[0]) % found.len();
-            found.rotate_left(turn);
-        }
-        found
+            (!places.is_empty()).then(|| {
+                let addresses = places.iter().filter_map(|place| table.addresses.get(*place));
+                let (v4, v6): (Vec<_>, Vec<_>) = addresses.copied().unzip();
+                Addresses { v4: v4.into_iter().flatten().collect(), v6: v6.into_iter().flatten().collect() }
+            })
+        });
+        drop(books);
+        found.map(|mut found| {
+            take_turns(&mut found.v4);
+            take_turns(&mut found.v6);
+            found
+        })
     }
 
     /// The name behind an address.
-    pub(crate) fn name(&self, ip: Ipv4Addr) -> Option<String> {
-        let books = worker::lock(&self.books);
-        own_endpoints(&books, &self.container)
-            .flat_map(|own| on_network(&books, &own.network_id))
-            .find(|(_, _, endpoint)| endpoint.ipv4 == Some(ip))
-            .map(|(_, record, endpoint)| format!("{}.{}", record.name, endpoint.network_name))
+    pub(crate) fn name(&self, ip: IpAddr) -> Option<String> {
+        let mut books = worker::lock(&self.books);
+        let networks = self.networks(&books);
+        networks.into_iter().find_map(|(network, _)| books.names(&network).reverse.get(&ip).cloned())
     }
 
-    /// Where to forward to: nowhere from within internal networks. An empty list means the host's servers.
-    pub(crate) fn servers(&self) -> Option<Vec<IpAddr>> {
+    /// Where to forward to: nowhere from within internal networks.
+    pub(crate) fn servers(&self) -> Option<Servers> {
         let books = worker::lock(&self.books);
         let record = books.sandbox(&self.container)?;
-        let outward = record.endpoints.iter().filter_map(|e| books.network(&e.network_id));
-        let outward = outward.filter(|n| n.driver == Driver::Bridge && !n.internal).count();
-        (outward > 0).then(|| record.dns_servers.clone())
+        let mut networks = record.endpoints.iter().filter_map(|e| books.network(&e.network_id));
+        let outward = networks.any(|n| matches!(n.driver, Driver::Bridge | Driver::Macvlan) && !n.internal);
+        let servers = &record.dns_servers;
+        outward.then(|| if servers.is_empty() { Servers::Hosts } else { Servers::Asked(servers.clone()) })
+    }
+
+    /// The user-defined networks that the asker is on, with the names that it alone has for others there.
+    fn networks(&self, books: &Books) -> Vec<(String, Vec<(String, String)>)> {
+        let endpoints = books.sandbox(&self.container).map(|r| r.endpoints.as_slice()).unwrap_or_default();
+        let served = |network: &str| books.network(network).is_some_and(|n| is_served(n));
+        let own = endpoints.iter().filter(|e| served(&e.network_id));
+        own.map(|e| (e.network_id.clone(), e.links.clone())).collect()
     }
 }
 
-/// A container's endpoints on user-defined networks.
-fn own_endpoints<'a>(
-    books: &'a Books,
-    container: &ContainerId,
-) -> impl Iterator<Item = &'a EndpointRecord> + use<'a> {
-    let endpoints = books.sandbox(container).map(|record| record.endpoints.as_slice()).unwrap_or_default();
-    endpoints.iter().filter(|e| books.network(&e.network_id).is_some_and(|n| is_served(n)))
-}
-
-fn on_network<'a>(
-    books: &'a Books,
-    network: &'a str,
-) -> impl Iterator<Item = (&'a ContainerId, &'a SandboxRecord, &'a EndpointRecord)> {
-    books.sandboxes().filter_map(move |(id, record)| {
-        let endpoint = record.endpoints.iter().find(|e| e.network_id == network)?;
-        Some((id, record, endpoint))
-    })
-}
-
-/// By its name, an alias, its short id or its host name; each also with the network's name behind it.
-fn is_called(id: &ContainerId, record: &SandboxRecord, endpoint: &EndpointRecord, name: &str) -> bool {
-    let own = [record.name.as_str(), id.short(), record.hostname.as_str()];
-    let called = |name: &str| {
-        own.into_iter()
-            .chain(endpoint.aliases.iter().map(String::as_str))
-            .any(|own| !own.is_empty() && own.eq_ignore_ascii_case(name))
-    };
-    let within = |name: &str| {
-        let network = endpoint.network_name.as_str();
-        let at = name.len().checked_sub(network.len() + 1)?;
-        let (front, back) = (name.get(..at)?, name.get(at + 1..)?);
-        (name.as_bytes()[at] == b'.' && back.eq_ignore_ascii_case(network)).then(|| front.to_owned())
-    };
-    called(name) || within(name).is_some_and(|front| called(&front))
+/// Those who share a name take turns: which is first differs from one question to the next.
+fn take_turns<T>(found: &mut [T]) {
+    let mut seed = [0u8; 1];
+    if found.len() > 1 && getrandom::fill(&mut seed).is_ok() {
+        let turn = usize::from(seed[0]) % found.len();
+        found.rotate_left(turn);
+    }
 }

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +14,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::dns::forward::{forward, framed};
+use crate::dns::forward::{Via, forward, framed};
 use crate::dns::message::{self, Ask, Outcome};
-use crate::dns::names::Asker;
+use crate::dns::names::{Asker, Servers};
 
 /// A container's questions that wait for others' answers at most.
 const WAITING: usize = 64;
@@ -32,6 +33,7 @@ const REST: Duration = Duration::from_millis(100);
 pub(crate) async fn serve(
     asker: Asker,
     forwards: Arc<Semaphore>,
+    netns: Option<Arc<OwnedFd>>,
     udp: std::net::UdpSocket,
     tcp: std::net::TcpListener,
 ) {
@@ -39,7 +41,7 @@ pub(crate) async fn serve(
         Ok(sockets) => sockets,
         Err(error) => return tracing::error!(%error, "serving a container's resolver"),
     };
-    let serving = Serving { asker, forwards };
+    let serving = Serving { asker, forwards, netns };
     tokio::join!(serving.serve_udp(Arc::new(udp)), serving.serve_tcp(&tcp));
 }
 
@@ -47,6 +49,8 @@ pub(crate) async fn serve(
 struct Serving {
     asker: Asker,
     forwards: Arc<Semaphore>,
+    /// The container's, from within which servers of its own choice are asked.
+    netns: Option<Arc<OwnedFd>>,
 }
 
 impl Serving {
@@ -132,7 +136,13 @@ impl Serving {
         let Some(servers) = self.asker.servers() else { return message::refusal(&ask.query, ask.end) };
         // Held while it waits for the answer; one that is not to be had means that the host's servers do not keep up.
         match self.forwards.try_acquire() {
-            Ok(_permit) => forward(ask, servers, tcp).await,
+            Ok(_permit) => {
+                let via = match servers {
+                    Servers::Hosts => Via::Host,
+                    Servers::Asked(servers) => Via::Container(servers, self.netns.clone()),
+                };
+                forward(ask, via, tcp).await
+            }
             Err(_) => message::failure(&ask.query, ask.end),
         }
     }

@@ -24,6 +24,7 @@ pub(super) const APPEND: u16 = 0x800;
 #[repr(u8)]
 pub(super) enum Kind {
     NewTable = 0,
+    DelTable = 2,
     NewChain = 3,
     GetChain = 4,
     DelChain = 5,

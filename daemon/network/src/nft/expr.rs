@@ -2,6 +2,7 @@
 //! Expressions that rules are made of. Only those that our table uses.
 
 use super::encode::Attrs;
+use crate::ipam::Family;
 
 /// A register. `R1` and `R2` hold 16 bytes; `Word(n)` is the nth 4 bytes of the same memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,7 @@ impl Reg {
 pub(super) enum Meta {
     InName = 6,
     OutName = 7,
+    Family = 15,
     Protocol = 16,
 }
 
@@ -60,8 +62,12 @@ pub(super) enum Expr {
     In(&'static str),
     /// Go on if register 1 is in a map, with its value in register 1.
     Map(&'static str),
-    /// Rewrite the destination to the address in word 0 and the port in word 1.
-    Dnat,
+    /// Rewrite the destination to the address from word 0 on and the port in the word behind it.
+    Dnat(Family),
+    /// Rewrite the destination's port to the one in word 0.
+    DnatPort(Family),
+    /// Load a value into register 1.
+    Load(Vec<u8>),
     /// Rewrite the source to the leaving interface's address.
     Masquerade,
     Accept,
@@ -71,7 +77,13 @@ pub(super) enum Expr {
     Goto(&'static str),
 }
 
-const NFPROTO_IPV4: u32 = 2;
+/// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+fn nfproto(family: Family) -> u8 {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    }
+}
 
 impl Expr {
     pub(super) fn emit(&self, list: &mut Attrs<'_>) {
@@ -90,9 +102,11 @@ impl Expr {
             Self::Mask(..) => "bitwise",
             Self::Equals(_) | Self::Differs(_) => "cmp",
             Self::In(_) | Self::Map(_) => "lookup",
-            Self::Dnat => "nat",
+            Self::Dnat(_) | Self::DnatPort(_) => "nat",
             Self::Masquerade => "masq",
-            Self::Accept | Self::Drop | Self::Return | Self::Jump(_) | Self::Goto(_) => "immediate",
+            Self::Load(_) | Self::Accept | Self::Drop | Self::Return | Self::Jump(_) | Self::Goto(_) => {
+                "immediate"
+            }
         }
     }
 
@@ -132,10 +146,23 @@ impl Expr {
             Self::Map(map) => {
                 d.text(1, map).number(2, r1).number(3, r1);
             }
-            Self::Dnat => {
-                let (address, port) = (r1, Reg::Word(1).number());
-                d.number(1, 1).number(2, NFPROTO_IPV4);
+            Self::Dnat(family) => {
+                let words = match family {
+                    Family::V4 => 1,
+                    Family::V6 => 4,
+                };
+                let (address, port) = (r1, Reg::Word(words).number());
+                d.number(1, 1).number(2, nfproto(*family).into());
                 d.number(3, address).number(4, address).number(5, port).number(6, port);
+            }
+            Self::DnatPort(family) => {
+                d.number(1, 1).number(2, nfproto(*family).into());
+                d.number(5, r1).number(6, r1);
+            }
+            Self::Load(value) => {
+                d.number(1, r1).nest(2, |v| {
+                    v.bytes(1, value);
+                });
             }
             Self::Masquerade => {}
             Self::Accept => verdict(d, 1, None),
@@ -176,14 +203,51 @@ pub(super) fn out_name() -> Expr {
     Expr::Meta(Meta::OutName, Reg::R1)
 }
 
-/// The first byte of the source address is 127.
-pub(super) fn from_loopback() -> [Expr; 2] {
-    [Expr::Payload(Header::Network, 12, 1, Reg::R1), Expr::Equals(vec![127])]
+/// The packet is of this family.
+pub(super) fn is(family: Family) -> [Expr; 2] {
+    [Expr::Meta(Meta::Family, Reg::R1), Expr::Equals(vec![nfproto(family)])]
 }
 
-/// The first byte of the destination address is 127.
-pub(super) fn to_loopback() -> [Expr; 2] {
-    [Expr::Payload(Header::Network, 16, 1, Reg::R1), Expr::Equals(vec![127])]
+/// The packet is of this protocol.
+pub(super) fn is_protocol(number: u8) -> [Expr; 2] {
+    [Expr::Meta(Meta::Protocol, Reg::R1), Expr::Equals(vec![number])]
+}
+
+/// The source address, from a register on.
+pub(super) fn source(family: Family, into: Reg) -> Expr {
+    match family {
+        Family::V4 => Expr::Payload(Header::Network, 12, 4, into),
+        Family::V6 => Expr::Payload(Header::Network, 8, 16, into),
+    }
+}
+
+/// The destination address, from a register on.
+pub(super) fn destination(family: Family, into: Reg) -> Expr {
+    match family {
+        Family::V4 => Expr::Payload(Header::Network, 16, 4, into),
+        Family::V6 => Expr::Payload(Header::Network, 24, 16, into),
+    }
+}
+
+/// What is loopback: the first byte is 127, or all of it is `::1`.
+fn loopback(family: Family, load: Expr) -> Vec<Expr> {
+    let compare = match (family, load) {
+        (Family::V4, Expr::Payload(header, offset, _, reg)) => {
+            [Expr::Payload(header, offset, 1, reg), Expr::Equals(vec![127])]
+        }
+        (_, load) => [load, Expr::Equals(std::net::Ipv6Addr::LOCALHOST.octets().to_vec())],
+    };
+    is(family).into_iter().chain(compare).collect()
+}
+
+/// The source is loopback.
+pub(super) fn from_loopback(family: Family) -> Vec<Expr> {
+    loopback(family, source(family, Reg::R1))
+}
+
+/// The destination is loopback.
+pub(super) fn to_loopback(family: Family) -> Vec<Expr> {
+    loopback(family, destination(family, Reg::R1))
 }
 
 /// `ct status dnat` (`IPS_DST_NAT`).

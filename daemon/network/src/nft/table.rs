@@ -16,7 +16,7 @@ use super::schema::{
 };
 use crate::netlink::{Attributes, NETLINK_NETFILTER, Netlink};
 
-const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_INET: u8 = 1;
 /// Elements in one message: an attribute holds 64 KiB, an element less than 160 bytes.
 const ELEMENTS: usize = 400;
 
@@ -92,7 +92,7 @@ impl Firewall {
         let present = self.present()?;
         let table = self.table.clone();
         let t = table.as_str();
-        let mut batch = Batch::new(&mut self.netlink, NFPROTO_IPV4);
+        let mut batch = Batch::new(&mut self.netlink, NFPROTO_INET);
         batch.message(Kind::NewTable, CREATE, "the table", |a| {
             a.text(1, t);
         });
@@ -197,7 +197,7 @@ impl Firewall {
         let filter = |a: &mut Attrs<'_>| {
             a.text(1, &table);
         };
-        let listed = dump(&mut self.netlink, Kind::GetRule, NFPROTO_IPV4, filter, |object| {
+        let listed = dump(&mut self.netlink, Kind::GetRule, NFPROTO_INET, filter, |object| {
             note_handle(&mut handles, &table, object);
         });
         listed.map_err(|e| Error::internal("listing the firewall's rules").because(e))?;
@@ -211,7 +211,7 @@ impl Firewall {
         let filter = |a: &mut Attrs<'_>| {
             a.text(1, &table).text(2, set);
         };
-        let listed = dump(&mut self.netlink, Kind::GetSetElem, NFPROTO_IPV4, filter, |object| {
+        let listed = dump(&mut self.netlink, Kind::GetSetElem, NFPROTO_INET, filter, |object| {
             let list =
                 Attributes(object).filter(|(kind, _)| *kind == 3).flat_map(|(_, list)| Attributes(list));
             for (_, element) in list {
@@ -243,6 +243,15 @@ impl Firewall {
         self.remove(forwards.iter().map(Forward::element)).map_err(|e| explain(e, &table))
     }
 
+    /// Ends some published ports and puts others in force, in one transaction.
+    pub(crate) fn republish(&mut self, ended: &[Forward], begun: &[Forward]) -> Result<(), Error> {
+        let table = self.table.clone();
+        let mut batch = Batch::new(&mut self.netlink, NFPROTO_INET);
+        elements(&mut batch, &table, Kind::DelSetElem, 0, ended.iter().map(Forward::element));
+        elements(&mut batch, &table, Kind::NewSetElem, CREATE, begun.iter().map(Forward::element));
+        batch.commit().map_err(|e| explain(e, &table))
+    }
+
     /// Lets a new bridge take part.
     pub(crate) fn add_bridge(&mut self, bridge: &Bridge) -> Result<(), Error> {
         let table = self.table.clone();
@@ -256,20 +265,20 @@ impl Firewall {
     }
 
     fn add(&mut self, list: impl IntoIterator<Item = (&'static str, Element)>) -> Result<(), BatchError> {
-        let mut batch = Batch::new(&mut self.netlink, NFPROTO_IPV4);
+        let mut batch = Batch::new(&mut self.netlink, NFPROTO_INET);
         elements(&mut batch, &self.table, Kind::NewSetElem, CREATE, list);
         batch.commit()
     }
 
     fn remove(&mut self, list: impl IntoIterator<Item = (&'static str, Element)>) -> Result<(), BatchError> {
-        let mut batch = Batch::new(&mut self.netlink, NFPROTO_IPV4);
+        let mut batch = Batch::new(&mut self.netlink, NFPROTO_INET);
         elements(&mut batch, &self.table, Kind::DelSetElem, 0, list);
         batch.commit()
     }
 
     fn present(&mut self) -> Result<Present, Error> {
         let refused = |what: &str, e: crate::netlink::Refused| {
-            let hint = "bridge networks need nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV4)";
+            let hint = "bridge networks need nftables (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET)";
             Error::internal(format!("listing the firewall's {what}: {hint}")).because(e)
         };
         let mut present = Present::default();
@@ -278,7 +287,7 @@ impl Firewall {
         dump(
             &mut self.netlink,
             Kind::GetChain,
-            NFPROTO_IPV4,
+            NFPROTO_INET,
             |_| {},
             |object| {
                 let attrs: BTreeMap<u16, &[u8]> = Attributes(object).collect();
@@ -301,7 +310,7 @@ impl Firewall {
         dump(
             &mut self.netlink,
             Kind::GetSet,
-            NFPROTO_IPV4,
+            NFPROTO_INET,
             |_| {},
             |object| {
                 let attrs: BTreeMap<u16, &[u8]> = Attributes(object).collect();

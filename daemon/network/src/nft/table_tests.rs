@@ -1,44 +1,57 @@
 // SPDX-License-Identifier: Apache-2.0
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::*;
-use crate::Protocol;
 use crate::testing::{check_golden, in_namespace, run};
+use crate::{GatewayMode, Protocol};
 
 fn known() -> Known {
-    let bridge = |link: &str, subnet: &str, icc, internal| Bridge {
+    let bridge = |link: &str, subnets: &[&str], icc, internal, mode| Bridge {
         link: link.into(),
-        subnets: vec![subnet.parse().unwrap()],
+        subnets: subnets.iter().map(|s| s.parse().unwrap()).collect(),
         icc,
         masquerade: true,
         internal,
+        modes: [GatewayMode::Nat, mode],
     };
     let forward = |protocol, host_ip, host_port, to_port| Forward {
         protocol,
         host_ip,
         host_port,
-        to: Ipv4Addr::new(172, 17, 0, 2),
+        to: match host_ip {
+            IpAddr::V4(_) => Ipv4Addr::new(172, 17, 0, 2).into(),
+            IpAddr::V6(_) => Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2).into(),
+        },
         to_port,
         comment: "0123456789ab".into(),
+        routed: false,
     };
+    let (any, any6) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+    let routed =
+        Forward { routed: true, to: "fd00:2::2".parse().unwrap(), ..forward(Protocol::Tcp, any6, 0, 443) };
     Known {
         bridges: vec![
-            bridge("berth0", "172.17.0.0/16", true, false),
-            bridge("br-0123456789ab", "172.18.0.0/24", false, false),
-            bridge("br-internal", "255.255.255.0/24", true, true),
+            bridge("berth0", &["172.17.0.0/16"], true, false, GatewayMode::Nat),
+            bridge("br-0123456789ab", &["172.18.0.0/24", "fd00:1::/64"], false, false, GatewayMode::Nat),
+            bridge("br-internal", &["255.255.255.0/24"], true, true, GatewayMode::Nat),
+            bridge("br-routed", &["fd00:2::/64"], true, false, GatewayMode::Routed),
         ],
         forwards: vec![
-            forward(Protocol::Tcp, Ipv4Addr::UNSPECIFIED, 6378, 6379),
-            forward(Protocol::Udp, Ipv4Addr::UNSPECIFIED, 53, 5353),
-            forward(Protocol::Tcp, Ipv4Addr::LOCALHOST, 8080, 80),
+            forward(Protocol::Tcp, any, 6378, 6379),
+            forward(Protocol::Tcp, any6, 6378, 6379),
+            forward(Protocol::Udp, any, 53, 5353),
+            forward(Protocol::Tcp, Ipv4Addr::LOCALHOST.into(), 8080, 80),
+            forward(Protocol::Tcp, Ipv6Addr::LOCALHOST.into(), 8080, 80),
+            routed,
         ],
+        loopback6_is_lost: true,
     }
 }
 
 fn listing() -> String {
-    run("nft -n list table ip berth")
+    run("nft -n list table inet berth")
 }
 
 #[test]
@@ -58,12 +71,12 @@ fn replacing_keeps_the_administrators_rules_and_nothing_else() {
         let clean = listing();
         firewall.replace(&known()).unwrap();
         assert_eq!(listing(), clean, "replacing twice is replacing once");
-        run("nft add rule ip berth admin ip saddr 203.0.113.7 drop");
-        run("nft add chain ip berth mine");
-        run("nft add rule ip berth mine jump admin");
+        run("nft add rule inet berth admin ip saddr 203.0.113.7 drop");
+        run("nft add chain inet berth mine");
+        run("nft add rule inet berth mine jump admin");
         run("nft add table ip others");
-        run("nft delete element ip berth ports { 6 . 6378 }");
-        run("nft insert rule ip berth forward accept");
+        run("nft delete element inet berth ports { 6 . 6378 }");
+        run("nft insert rule inet berth forward accept");
         firewall.replace(&known()).unwrap();
         let admin = "chain admin {\n\t\tip saddr 203.0.113.7 drop\n\t}";
         assert!(listing().contains(admin), "{}", listing());
@@ -80,13 +93,13 @@ fn replacing_keeps_the_administrators_rules_and_nothing_else() {
 #[test]
 fn a_table_of_another_making_is_replaced() {
     in_namespace(|| {
-        run("nft add table ip berth");
-        run("nft add set ip berth bridges { type ipv4_addr ; }");
-        run("nft add chain ip berth forward { type filter hook forward priority 5 ; }");
+        run("nft add table inet berth");
+        run("nft add set inet berth bridges { type ipv4_addr ; }");
+        run("nft add chain inet berth forward { type filter hook forward priority 5 ; }");
         let mut firewall = Firewall::open("berth").unwrap();
         firewall.ensure(&known()).unwrap();
         let replaced = listing();
-        run("nft delete table ip berth");
+        run("nft delete table inet berth");
         firewall.ensure(&known()).unwrap();
         let sorted = |text: &str| {
             let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -154,17 +167,20 @@ fn tampering_is_noticed() {
         let mut firewall = Firewall::open("berth").unwrap();
         let mut known = known();
         // Neighbours: where one interval ends the next begins.
-        known.bridges[1].subnets = vec!["172.18.0.0/16".parse().unwrap(), "172.16.0.0/16".parse().unwrap()];
+        known.bridges[1].subnets =
+            ["172.18.0.0/16", "172.16.0.0/16", "fd00:1::/64"].map(|s| s.parse().unwrap()).to_vec();
         for tampering in [
             "flush ruleset",
-            "delete table ip berth",
-            "flush chain ip berth publish",
-            "insert rule ip berth forward accept",
-            "delete element ip berth ports { 6 . 6378 }",
-            "add element ip berth ports { 6 . 22 : 172.17.0.2 . 22 }",
-            "delete element ip berth masqueraded { 172.17.0.0/16 }",
-            "add element ip berth masqueraded { 10.0.0.0/8 }",
-            "delete element ip berth subnets { 172.17.0.0/16 . berth0 }",
+            "delete table inet berth",
+            "flush chain inet berth publish",
+            "insert rule inet berth forward accept",
+            "delete element inet berth ports { 6 . 6378 }",
+            "add element inet berth ports { 6 . 22 : 172.17.0.2 . 22 }",
+            "delete element inet berth masqueraded { 172.17.0.0/16 }",
+            "add element inet berth masqueraded { 10.0.0.0/8 }",
+            "delete element inet berth ports6 { 6 . 6378 }",
+            "delete element inet berth masqueraded6 { fd00:1::/64 }",
+            "delete element inet berth subnets { 172.17.0.0/16 . berth0 }",
         ] {
             firewall.replace(&known).unwrap();
             assert!(firewall.is_intact(&known).unwrap());
@@ -172,7 +188,7 @@ fn tampering_is_noticed() {
             assert!(!firewall.is_intact(&known).unwrap(), "{tampering}");
         }
         firewall.replace(&known).unwrap();
-        run("nft add rule ip berth admin accept");
+        run("nft add rule inet berth admin accept");
         assert!(firewall.is_intact(&known).unwrap(), "the administrator's chain is not ours to look at");
         known.forwards.pop();
         assert!(!firewall.is_intact(&known).unwrap());

@@ -17,7 +17,7 @@ use super::encode::Kind;
 use crate::netlink::{Attributes, Messages, NETLINK_NETFILTER};
 
 const NFNLGRP_NFTABLES: u32 = 7;
-const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_INET: u8 = 1;
 /// Between two looks: a reload is many changes, and two daemons at odds over a table must not wear the machine out.
 const REST: Duration = Duration::from_millis(200);
 
@@ -96,7 +96,7 @@ fn drain(socket: &Socket, table: &str, own: u32) -> io::Result<bool> {
 fn concerns(kind: u16, payload: &[u8], table: &str) -> bool {
     let of_nftables = kind >> 8 == Kind::NewTable.number() >> 8;
     of_nftables
-        && payload.first() == Some(&NFPROTO_IPV4)
+        && payload.first() == Some(&NFPROTO_INET)
         && Attributes(payload.get(4..).unwrap_or_default())
             .any(|(kind, value)| kind == 1 && value.strip_suffix(&[0]).unwrap_or(value) == table.as_bytes())
 }

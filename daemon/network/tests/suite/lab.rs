@@ -53,6 +53,11 @@ impl Ns {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// On every address of both families.
+    pub fn listen6(&self, port: u16) -> TcpListener {
+        self.run(|| TcpListener::bind((std::net::Ipv6Addr::UNSPECIFIED, port)).unwrap())
+    }
+
     pub fn listen(&self, port: u16) -> TcpListener {
         self.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap())
     }
@@ -64,21 +69,22 @@ impl Ns {
         socket
     }
 
-    pub fn connect(&self, to: (Ipv4Addr, u16)) -> std::io::Result<TcpStream> {
+    pub fn connect(&self, to: (impl Into<IpAddr>, u16)) -> std::io::Result<TcpStream> {
         let to = SocketAddr::from(to);
         self.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(10)))
     }
 
     /// A connection that must not come about. Gives up soon: what is dropped never answers.
-    pub fn cannot_connect(&self, to: (Ipv4Addr, u16)) {
+    pub fn cannot_connect(&self, to: (impl Into<IpAddr>, u16)) {
         let address = SocketAddr::from(to);
         let result = self.run(|| TcpStream::connect_timeout(&address, Duration::from_millis(250)));
-        assert!(result.is_err(), "{to:?} answers");
+        assert!(result.is_err(), "{address} answers");
     }
 }
 
 /// Connects and exchanges a word. Answers the address that the server saw.
-pub fn talk(client: &Ns, to: (Ipv4Addr, u16), server: &TcpListener) -> IpAddr {
+pub fn talk(client: &Ns, to: (impl Into<IpAddr>, u16), server: &TcpListener) -> IpAddr {
+    let to: (IpAddr, u16) = (to.0.into(), to.1);
     let mut stream = client.connect(to).unwrap_or_else(|e| panic!("connecting to {to:?}: {e}"));
     let (mut accepted, peer) = server.accept().unwrap();
     stream.write_all(b"ping").unwrap();
@@ -115,6 +121,10 @@ pub struct Container {
 impl Container {
     pub fn ip(&self) -> Ipv4Addr {
         self.record.endpoints[0].ipv4.unwrap()
+    }
+
+    pub fn ip6(&self) -> std::net::Ipv6Addr {
+        self.record.endpoints[0].ipv6.unwrap()
     }
 
     pub fn host_port(&self, n: usize) -> u16 {
@@ -223,6 +233,8 @@ impl Lab {
             options: std::collections::BTreeMap::new(),
             ipam_options: std::collections::BTreeMap::new(),
             labels: std::collections::BTreeMap::new(),
+            config_only: false,
+            config_from: None,
         };
         change(&mut request);
         wait(self.networks.network_create(request))
@@ -230,7 +242,7 @@ impl Lab {
 
     /// The firewall table.
     pub fn table(&self) -> String {
-        self.host.sh("nft -n list table ip berth")
+        self.host.sh("nft -n list table inet berth")
     }
 
     /// Our links on the host.
@@ -250,11 +262,19 @@ fn configuration(dir: &std::path::Path) -> NetworkConfig {
 
 fn open(host: &Ns, config: NetworkConfig) -> Result<Networks> {
     // Threads begin in the namespace of the one that starts them.
-    host.run(|| wait(Networks::open(config)))
+    let runtime = tokio::runtime::Handle::try_current().ok();
+    host.run(|| {
+        let _inside = runtime.as_ref().map(tokio::runtime::Handle::enter);
+        wait(Networks::open(config))
+    })
 }
 
 pub fn wait<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
+    // Tests of the resolver are in a runtime, which goes on serving.
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(_) => tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work),
+    }
 }
 
 pub fn new_id() -> ContainerId {
@@ -279,7 +299,7 @@ fn publish(protocol: Protocol, host: u16, container_port: u16) -> PortRequest {
     PortRequest { protocol, container_port, host_ip: None, host_ports }
 }
 
-pub fn at(ip: Ipv4Addr, request: PortRequest) -> PortRequest {
+pub fn at(ip: impl Into<IpAddr>, request: PortRequest) -> PortRequest {
     PortRequest { host_ip: Some(ip.into()), ..request }
 }
 

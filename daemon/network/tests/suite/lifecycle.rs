@@ -120,7 +120,12 @@ fn bad_requests_say_what_is_wrong() {
     );
     check(on_bridge(), &[tcp(80, 0)], Meaning::InvalidInput, "invalid container port 0");
     let v6 = PortRequest { host_ip: Some("::1".parse().unwrap()), ..tcp(80, 80) };
-    check(on_bridge(), &[v6], Meaning::NotImplemented, "publishing a port on the IPv6 address ::1");
+    let (meaning, text) = error(lab.create(on_bridge(), &[v6]));
+    assert_eq!(meaning, Meaning::InvalidInput);
+    assert!(
+        text.ends_with("cannot publish on ::1: the container has no IPv6 address that leads out"),
+        "{text}"
+    );
     let container = lab.container(&[]);
     assert_eq!(
         container.ip(),

@@ -4,9 +4,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod ahead;
+mod gateways;
+mod ipv6;
 mod isolation;
 mod lab;
 mod lifecycle;
+mod macvlan;
+mod options;
+mod repair;
+mod resolver;
 mod restart;
 mod traffic;
 mod user_networks;

@@ -77,7 +77,7 @@ fn others_links_and_tables_are_left_alone() {
     let lab = Lab::new();
     lab.host.sh(
         "ip link add vb0123456789abc type ifb; ip link add br9 type bridge; ip link add vbfedcba9876543 master br9 type ifb
-         nft add table ip berth2; nft add chain ip berth2 forward",
+         nft add table inet berth2; nft add chain inet berth2 forward",
     );
     wait(lab.networks.sweep(&[])).unwrap();
     assert_eq!(lab.links().len(), 2);
@@ -110,7 +110,7 @@ fn two_daemons_share_a_host() {
         wait(lab.networks.sweep(std::slice::from_ref(&container.id))).unwrap();
     }
     check(&lab);
-    assert_eq!(lab.host.sh("nft list tables"), "table ip berth\ntable ip berth-berth1\n");
+    assert_eq!(lab.host.sh("nft list tables"), "table inet berth\ntable inet berth-berth1\n");
 }
 
 #[test]
@@ -130,11 +130,11 @@ fn rules_that_somebody_flushed_come_back() {
     let there = || lab.host.sh("nft -n list ruleset") == before;
     for tampering in [
         "nft flush ruleset",
-        "nft delete table ip berth",
-        "nft flush table ip berth",
-        "nft flush map ip berth ports",
-        "nft flush chain ip berth raw_prerouting",
-        "nft insert rule ip berth forward accept",
+        "nft delete table inet berth",
+        "nft flush table inet berth",
+        "nft flush map inet berth ports",
+        "nft flush chain inet berth raw_prerouting",
+        "nft insert rule inet berth forward accept",
     ] {
         lab.host.sh(tampering);
         until(tampering, there);
@@ -147,7 +147,7 @@ fn the_administrators_chain_is_the_administrators() {
     let mut lab = Lab::new();
     let container = lab.container(&[tcp(8080, 80)]);
     let _listener = container.ns.listen(80);
-    lab.host.sh(&format!("nft add rule ip berth admin ip saddr {OUTSIDE} drop"));
+    lab.host.sh(&format!("nft add rule inet berth admin ip saddr {OUTSIDE} drop"));
     lab.outside.cannot_connect((HOST, 8080));
     lab.restart();
     wait(lab.networks.sandbox_adopt(&container.id, container.record.clone(), None, Vec::new())).unwrap();
@@ -190,7 +190,7 @@ fn bad_settings_are_refused() {
         assert!(error.contains(text), "{error}");
     };
     check(|c| c.bip = Some("10.0.0.0/24".parse().unwrap()), "a host's address within a subnet expected");
-    check(|c| c.bridge = Some("much-too-long-a-name".into()), "invalid bridge name");
+    check(|c| c.bridge = Some("much-too-long-a-name".into()), "invalid interface name");
     check(
         |c| c.fixed_cidr = Some("10.0.0.0/24".parse().unwrap()),
         "is not within the default bridge's subnet",

@@ -142,7 +142,6 @@ fn what_is_refused() {
         Meaning::InvalidInput,
         "invalid subnet 10.6.0.1/24: it should be 10.6.0.0/24",
     );
-    check("new", &|n| n.ipv6 = true, Meaning::NotImplemented, "IPv6 on networks");
     let bridge_name = |name: &str| {
         let name = name.to_owned();
         move |n: &mut NetworkRequest| {

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Macvlan networks: containers with Ethernet addresses of their own on an interface of the host's.
+//!
+//! The host takes no part: packets go out by the parent as they are, no firewall of ours sees them and no ports are published.
+//! A network without a way out has no parent to be on; it gets a link to nowhere, as in the reference engine.
+
+use std::collections::BTreeMap;
+
+use berth_domain::{Error, Result};
+use netlink_packet_route::link::MacVlanMode;
+use rustix::io::Errno;
+
+use crate::bridge::check_name;
+use crate::netlink::Refused;
+use crate::predefined::option;
+use crate::route::Routes;
+use crate::{Driver, MacvlanMode, MacvlanRecord, NetworkRecord, NetworkRequest};
+
+const PARENT: &str = "parent";
+const MODE: &str = "macvlan_mode";
+
+/// The mode as rtnetlink has it.
+pub(crate) fn kernels(mode: MacvlanMode) -> MacVlanMode {
+    match mode {
+        MacvlanMode::Bridge => MacVlanMode::Bridge,
+        MacvlanMode::Private => MacVlanMode::Private,
+        MacvlanMode::Vepa => MacVlanMode::Vepa,
+        MacvlanMode::Passthru => MacVlanMode::Passthrough,
+    }
+}
+
+/// What the options ask for; `others` are the networks that are there.
+pub(crate) fn settings<'a>(
+    request: &NetworkRequest,
+    id: &str,
+    others: impl Iterator<Item = &'a NetworkRecord>,
+) -> Result<MacvlanRecord> {
+    let options: &BTreeMap<String, String> = &request.options;
+    let mode = match options.get(MODE).map_or("", String::as_str) {
+        "" | "bridge" => MacvlanMode::Bridge,
+        "private" => MacvlanMode::Private,
+        "vepa" => MacvlanMode::Vepa,
+        "passthru" => MacvlanMode::Passthru,
+        other => {
+            return Err(Error::invalid(format!(
+                "requested macvlan mode '{other}' is not valid, 'bridge' mode is the macvlan driver default"
+            )));
+        }
+    };
+    let mtu = match options.get(option::MTU).filter(|mtu| !mtu.is_empty()) {
+        Some(text) => Some(text.parse().map_err(|_| {
+            Error::invalid(format!("option {}: {text:?} is not a number of bytes", option::MTU))
+        })?),
+        None => None,
+    };
+    let asked = options.get(PARENT).filter(|parent| !parent.is_empty());
+    let parent = match asked {
+        Some(parent) => parent.clone(),
+        None => format!("dm-{}", &id[..12]),
+    };
+    check_name(&parent)?;
+    for other in others.filter_map(|n| n.macvlan.as_ref()) {
+        if other.parent == parent && (mode == MacvlanMode::Passthru || other.mode == MacvlanMode::Passthru) {
+            return Err(Error::forbidden(format!(
+                "macvlan mode passthru: {parent} is the parent of another network"
+            )));
+        }
+    }
+    let vlan =
+        parent.rsplit_once('.').and_then(|(_, id)| id.parse().ok()).filter(|id| (1..4095).contains(id));
+    Ok(MacvlanRecord { parent, mode, mtu, vlan })
+}
+
+/// Sees that the parent is there, and answers its index. What is missing and can be made is made: a VLAN by the
+/// parent's name (`eth0.10`), a link to nowhere by a network that leads nowhere.
+pub(crate) fn ensure(routes: &mut Routes, network: &NetworkRecord, macvlan: &MacvlanRecord) -> Result<u32> {
+    let name = macvlan.parent.as_str();
+    if let Some(link) = look(routes, name)? {
+        return Ok(link);
+    }
+    if name == format!("dm-{}", &network.id[..12]) {
+        routes.create_dummy(name).map_err(|e| {
+            let hint = if e.is(Errno::OPNOTSUPP) { " (this kernel has no dummy links: CONFIG_DUMMY)" } else { "" };
+            Error::invalid(format!(
+                "a macvlan network without the option parent is on a dummy link, which cannot be made{hint}: name a parent, \
+                 such as -o parent=eth0"
+            ))
+            .because(e)
+        })?;
+    } else if let (Some(id), Some((under, _))) = (macvlan.vlan, name.rsplit_once('.')) {
+        let Some(under) = look(routes, under)? else { return Err(no_parent(under)) };
+        routes.create_vlan(name, under, id).map_err(|e| {
+            let hint =
+                if e.is(Errno::OPNOTSUPP) { " (this kernel has no VLANs: CONFIG_VLAN_8021Q)" } else { "" };
+            Error::invalid(format!("making VLAN {id} as the parent {name}{hint}")).because(e)
+        })?;
+    } else {
+        return Err(no_parent(name));
+    }
+    look(routes, name)?.ok_or_else(|| Error::internal(format!("{name} vanished as it was made")))
+}
+
+fn no_parent(name: &str) -> Error {
+    Error::invalid(format!("invalid macvlan option parent={name}: this host has no such interface"))
+}
+
+fn look(routes: &mut Routes, name: &str) -> Result<Option<u32>> {
+    let link =
+        routes.link(name).map_err(|e| Error::internal(format!("looking for link {name}")).because(e))?;
+    Ok(link.map(|link| link.index))
+}
+
+/// Whether the parent was made by us, and goes with the network.
+pub(crate) fn is_ours(network: &NetworkRecord) -> bool {
+    let dummy = |m: &MacvlanRecord| m.parent == format!("dm-{}", &network.id[..12]);
+    network.driver == Driver::Macvlan
+        && network.macvlan.as_ref().is_some_and(|m| dummy(m) || m.vlan.is_some())
+}
+
+/// Why there is no link in the container.
+pub(crate) fn no_link(network: &NetworkRecord, macvlan: &MacvlanRecord, refused: Refused) -> Error {
+    let hint = if refused.is(Errno::OPNOTSUPP) {
+        "; is macvlan in this kernel (CONFIG_MACVLAN)?"
+    } else if refused.is(Errno::BUSY) || refused.is(Errno::INVAL) {
+        "; is the parent used in another way, or in mode passthru?"
+    } else {
+        ""
+    };
+    Error::internal(format!("putting a link on {} of network {}{hint}", macvlan.parent, network.name))
+        .because(refused)
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which subnets a new network gets: those asked for, completed, else some of the pools'.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use berth_domain::{Error, Result};
+use ipnet::IpNet;
+
+use crate::ipam::{Family, choose_subnet, first_host, local_pool, never_a_hosts, overlap};
+use crate::predefined::no_pool;
+use crate::worker::Worker;
+use crate::{AddressPool, AddressRange, NetworkRequest, bridge};
+
+/// More subnets on one network nobody has.
+const MOST: usize = 64;
+
+impl Worker {
+    /// The ranges of a network to be. `gateways` says that the host has an address on it.
+    pub(crate) fn ranges(&mut self, request: &NetworkRequest, gateways: bool) -> Result<Vec<AddressRange>> {
+        if request.ranges.len() > MOST {
+            return Err(Error::invalid(format!("a network has at most {MOST} subnets")));
+        }
+        let mut taken: Vec<IpNet> = {
+            let books = self.books();
+            let others = books.networks().filter(|n| !n.config_only);
+            others.flat_map(|n| n.ranges.iter()).map(|r| r.subnet.trunc()).collect()
+        };
+        let mut ranges = Vec::new();
+        for (family, wanted) in [(Family::V4, request.ipv4), (Family::V6, request.ipv6)] {
+            let asked = request.ranges.iter().filter(|r| Family::of_net(r.subnet) == family);
+            if !wanted {
+                for range in asked {
+                    tracing::warn!(network = %request.name, subnet = %range.subnet, "the network is not to have this family: its subnet is left out");
+                }
+                continue;
+            }
+            let before = ranges.len();
+            for range in asked {
+                let range = complete(range, &taken, gateways)?;
+                taken.push(range.subnet);
+                ranges.push(range);
+            }
+            if ranges.len() == before {
+                let range = self.pooled(family, &taken, gateways)?;
+                taken.push(range.subnet);
+                ranges.push(range);
+            }
+        }
+        Ok(ranges)
+    }
+
+    fn pooled(&mut self, family: Family, taken: &[IpNet], gateway: bool) -> Result<AddressRange> {
+        let mut used = bridge::used_by_host(&mut self.routes, &[])?;
+        used.extend(taken);
+        let subnet = choose_subnet(&self.pools_of(family), family, &used).ok_or_else(no_pool)?;
+        Ok(AddressRange {
+            subnet,
+            range: None,
+            gateway: if gateway { first_host(subnet, subnet, &[]) } else { None },
+            reserved: BTreeMap::new(),
+            chosen_by_user: false,
+            gateway_chosen_by_user: false,
+        })
+    }
+
+    /// The pools that subnets are cut from. Without one of IPv6 there is one of this host's own.
+    pub(crate) fn pools_of(&self, family: Family) -> Vec<AddressPool> {
+        let mut pools = self.pools();
+        if family == Family::V6 && !pools.iter().any(|p| Family::of_net(p.base) == family) {
+            // The id of the network `host` is made once, by chance, and kept.
+            let seed = self.books().by_name("host").map(|n| n.id.clone()).unwrap_or_default();
+            pools.push(local_pool(&seed));
+        }
+        pools
+    }
+}
+
+/// A subnet of the user's, completed.
+fn complete(range: &AddressRange, taken: &[IpNet], gateway: bool) -> Result<AddressRange> {
+    let given = range.subnet;
+    let subnet = given.trunc();
+    if given != subnet {
+        return Err(Error::invalid(format!("invalid subnet {given}: it should be {subnet}")));
+    }
+    let longest = subnet.max_prefix_len() - 2;
+    if !(1..=longest).contains(&subnet.prefix_len()) {
+        let text = format!("invalid subnet {subnet}: a prefix length of 1 to {longest} expected");
+        return Err(Error::invalid(text));
+    }
+    if taken.iter().any(|other| overlap(other, &subnet)) {
+        return Err(Error::forbidden(
+            "invalid pool request: Pool overlaps with other one on this address space",
+        ));
+    }
+    if let Some(within) = range.range {
+        if within != within.trunc() {
+            let text = format!("invalid ip-range {within}: it should be {}", within.trunc());
+            return Err(Error::invalid(text));
+        }
+        if !subnet.contains(&within) {
+            return Err(Error::invalid(format!(
+                "invalid ip-range {within}: parent subnet {subnet} doesn't contain ip-range"
+            )));
+        }
+    }
+    let check = |ip: IpAddr, what: &str| {
+        if subnet.contains(&ip) && never_a_hosts(subnet).all(|never| never != ip) {
+            return Ok(ip);
+        }
+        let text =
+            format!("invalid {what} {ip}: parent subnet {subnet} doesn't contain this address for a host");
+        Err(Error::invalid(text))
+    };
+    for ip in range.reserved.values() {
+        check(*ip, "auxiliary address")?;
+    }
+    let chosen = range.gateway.map(|ip| check(ip, "gateway")).transpose()?;
+    let reserved: Vec<IpAddr> = range.reserved.values().copied().collect();
+    let gateway = match chosen {
+        None if gateway => {
+            let first = first_host(subnet, range.range.unwrap_or(subnet), &reserved);
+            Some(
+                first
+                    .ok_or_else(|| Error::invalid(format!("subnet {subnet} has no address for a gateway")))?,
+            )
+        }
+        chosen => chosen,
+    };
+    Ok(AddressRange {
+        subnet,
+        gateway,
+        chosen_by_user: true,
+        gateway_chosen_by_user: range.gateway.is_some(),
+        ..range.clone()
+    })
+}
