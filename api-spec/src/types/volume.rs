@@ -19,6 +19,9 @@ pub struct Volume {
     pub name: String,
     pub options: Option<BTreeMap<String, String>>,
     pub scope: String,
+    /// What a plugin says of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<BTreeMap<String, serde_json::Value>>,
     /// Only in `GET /system/df`, where clients rely on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage_data: Option<VolumeUsage>,

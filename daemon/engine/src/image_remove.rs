@@ -19,7 +19,8 @@ pub(crate) fn users(index: &Arc<Index>) -> ImageUsers {
             .all()
             .iter()
             .map(|handle| handle.now())
-            .filter(|now| now.image == *image && !now.state.removed)
+            .filter(|now| !now.state.removed)
+            .filter(|now| now.image == *image || now.mounts.iter().any(|point| point.image == image.as_str()))
             .map(|now| ImageUse {
                 container: now.id.to_string(),
                 running: now.state.status.has_processes()

@@ -182,6 +182,7 @@ impl Task {
             Arc::clone(&up.shim),
             was.paths.run_dir.clone(),
             lost,
+            undo::unmount_volumes(self.engine.backends.volumes.clone(), was.mounts, was.id),
         )));
         if let Some(Stopping { waiters, restarts, .. }) = stopping {
             for reply in waiters {
@@ -242,6 +243,7 @@ async fn linger(
     shim: Arc<dyn crate::seam::Shim>,
     run_dir: std::path::PathBuf,
     gone: bool,
+    volumes: impl Future<Output = ()> + Send,
 ) {
     if !gone {
         let mut events = events;
@@ -253,6 +255,7 @@ async fn linger(
             shim.kill();
         }
     }
+    volumes.await;
     undo::unmount(&run_dir.join("shm"));
     undo::remove_dir(run_dir).await;
 }

@@ -81,6 +81,12 @@ impl Engine {
         if let Err(error) = self.backends.networks.sweep(&live).await {
             tracing::error!(error = error.chain(), "sweeping leftover network elements");
         }
+        let volumes = self.backends.volumes.clone();
+        blocking(move || {
+            volumes.unmount_unused();
+            Ok(())
+        })
+        .await?;
         for mut task in tasks {
             task.apply_policy();
             self.own(task);
@@ -283,6 +289,16 @@ impl Engine {
                 }
                 for (exec, code) in &running.execs {
                     self.exec_found(&id, exec, *code);
+                }
+                let (volumes, mounts, of) =
+                    (self.backends.volumes.clone(), Arc::clone(&task.now.mounts), id.clone());
+                let adopted = blocking(move || {
+                    volumes.adopt(&mounts, &of);
+                    Ok(())
+                })
+                .await;
+                if let Err(error) = adopted {
+                    tracing::error!(container = %id, error = error.chain(), "taking volumes back");
                 }
                 task.take_back(shim, &running, &state);
                 if task.up.is_some() && task.state_record() != state {

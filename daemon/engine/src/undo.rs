@@ -8,6 +8,7 @@ use std::time::Duration;
 use berth_domain::ContainerId;
 use berth_runtime::ShimEvent;
 use berth_sys::{cgroup::Hierarchies, in_root, mount};
+use berth_volume::{MountPoint, Volumes};
 use tokio::sync::mpsc;
 
 use crate::Engine;
@@ -25,6 +26,8 @@ pub(crate) enum Step {
     Sandbox,
     /// A tmpfs was mounted.
     Shm(PathBuf),
+    /// Volumes were mounted, or some of them.
+    Volumes(Arc<[MountPoint]>),
     /// A shim was spawned, and may have launched something.
     Shim(Arc<dyn Shim>, Option<mpsc::Receiver<ShimEvent>>),
 }
@@ -62,6 +65,9 @@ impl Undo {
                 }
                 Step::Sandbox => engine.backends.networks.release(id).await,
                 Step::Shm(path) => unmount(&path),
+                Step::Volumes(points) => {
+                    unmount_volumes(engine.backends.volumes.clone(), points, id.clone()).await;
+                }
                 Step::RunDir(path) => remove_dir(path).await,
             }
         }
@@ -91,6 +97,15 @@ pub(crate) async fn clear_cgroup(path: String) {
     }
 }
 
+/// Lets go of the volumes of a run that has ended.
+pub(crate) async fn unmount_volumes(volumes: Volumes, points: Arc<[MountPoint]>, id: ContainerId) {
+    // Its own thread: a volume's driver may be slow.
+    let work = move || volumes.unmount_all(&points, &id);
+    if let Err(error) = tokio::task::spawn_blocking(work).await {
+        tracing::error!(%error, "unmounting volumes");
+    }
+}
+
 pub(crate) fn unmount(path: &Path) {
     if let Err(error) = mount::detach(path) {
         tracing::warn!(path = %path.display(), %error, "unmounting");
@@ -100,7 +115,11 @@ pub(crate) fn unmount(path: &Path) {
 /// Removes a directory and all in it.
 pub(crate) async fn remove_dir(path: PathBuf) {
     let shown = path.display().to_string();
-    match tokio::task::spawn_blocking(move || in_root::remove_path(&path)).await {
+    let work = move || {
+        berth_volume::clear_places(&path);
+        in_root::remove_path(&path)
+    };
+    match tokio::task::spawn_blocking(work).await {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => tracing::warn!(path = shown, %error, "removing a directory"),
         Err(error) => tracing::error!(path = shown, %error, "removing a directory"),

@@ -5,11 +5,13 @@
 pub mod activation;
 pub mod atomic;
 pub mod cgroup;
+pub mod filesystem;
 pub mod in_root;
 pub mod limits;
 pub mod lock;
 pub mod memfd;
 pub mod mount;
 pub mod pidfd;
+pub mod quota;
 pub mod seqpacket;
 pub mod view;

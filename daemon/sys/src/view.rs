@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
@@ -30,11 +30,22 @@ pub enum Upper {
     Scratch,
 }
 
-/// A directory or file of the host, at a path of the view.
+/// What is mounted in a view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tree {
+    /// A directory or file of the host.
+    Path(PathBuf),
+    /// An image's layers, topmost first.
+    Layers(Vec<PathBuf>),
+}
+
+/// A directory or file, at a path of the view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bind {
-    /// Path of the host.
-    pub source: PathBuf,
+    /// Where it comes from.
+    pub source: Tree,
+    /// The part of that which is meant; it never leads out of it. Empty for all.
+    pub subpath: PathBuf,
     /// Path in the view; made where it is missing.
     pub target: PathBuf,
     /// With the mounts beneath it; not if it is read-only, as they would not be.
@@ -92,12 +103,10 @@ fn build(lower: &[PathBuf], upper: &Upper, binds: &[Bind], read_only: bool) -> i
     };
     overlay(lower, upper, work, &root)?;
     let view = InRoot::open_root(&root)?;
-    for bind in binds {
-        mount_bind(&view, bind).map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("{} at {}: {error}", bind.source.display(), bind.target.display()),
-            )
+    for (n, bind) in binds.iter().enumerate() {
+        let image = place.join(format!("image-{n}"));
+        mount_bind(&view, bind, &image).map_err(|error| {
+            io::Error::new(error.kind(), format!("{:?} at {}: {error}", bind.source, bind.target.display()))
         })?;
     }
     if read_only {
@@ -146,12 +155,33 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> io::Resul
     Ok(rustix::mount::move_mount(&mount, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
-fn mount_bind(view: &InRoot, bind: &Bind) -> io::Result<()> {
+fn mount_bind(view: &InRoot, bind: &Bind, image: &Path) -> io::Result<()> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if bind.recursive && !bind.read_only {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let tree = rustix::mount::open_tree(CWD, &bind.source, flags)?;
+    let source = match &bind.source {
+        Tree::Path(path) => path.as_path(),
+        Tree::Layers(layers) => match layers.as_slice() {
+            [only] => only.as_path(),
+            layers => {
+                std::fs::create_dir(image)?;
+                if !layers.is_empty() {
+                    crate::filesystem::attach(&crate::mount::overlay_read_only(layers)?, image)?;
+                }
+                image
+            }
+        },
+    };
+    let tree = if bind.subpath.as_os_str().is_empty() {
+        rustix::mount::open_tree(CWD, source, flags)?
+    } else {
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let root =
+            rustix::fs::open(source, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let part = crate::in_root::openat2(root.as_fd(), &bind.subpath, OFlags::PATH, Mode::empty(), how)?;
+        rustix::mount::open_tree(&part, "", flags | OpenTreeFlags::AT_EMPTY_PATH)?
+    };
     let is_dir = FileType::from_raw_mode(rustix::fs::fstat(&tree)?.st_mode) == FileType::Directory;
     let target = match view.resolve(&bind.target) {
         Err(e) if e.kind() == io::ErrorKind::NotFound && is_dir => {
@@ -198,7 +228,8 @@ mod tests {
         // A link in the image that would lead out.
         std::os::unix::fs::symlink("/", layer.join("link")).unwrap();
         let bind = |source: &Path, target: &str, read_only| Bind {
-            source: source.to_owned(),
+            source: Tree::Path(source.to_owned()),
+            subpath: PathBuf::new(),
             target: target.into(),
             recursive: true,
             read_only,

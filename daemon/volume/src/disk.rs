@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use berth_domain::{Error, Result};
 use berth_sys::atomic::{self, Durability};
-use berth_sys::in_root;
+use berth_sys::{in_root, quota};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,20 @@ struct Record {
     labels: Option<BTreeMap<String, String>>,
     #[serde(default)]
     options: Option<BTreeMap<String, String>>,
+    /// `None` is the local one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    driver: Option<String>,
+    /// The project of its quota.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    project: Option<u32>,
+}
+
+/// Where a new volume's content is to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Made<'a> {
+    pub(crate) driver: &'a str,
+    /// Bytes that it may take.
+    pub(crate) size: Option<u64>,
 }
 
 const SCHEMA: u32 = 1;
@@ -93,10 +107,14 @@ fn read(directory: &Path, name: &str) -> Result<Volume> {
     if record.schema > SCHEMA {
         return Err(Error::internal(format!("{} was written by a newer version", path.display())));
     }
+    let driver = record.driver.unwrap_or_else(|| LOCAL.to_owned());
     Ok(Volume {
         name: name.to_owned(),
-        driver: LOCAL.to_owned(),
-        mountpoint: directory.join(DATA),
+        mountpoint: if driver == LOCAL { directory.join(DATA) } else { PathBuf::new() },
+        driver,
+        scope: LOCAL.to_owned(),
+        status: None,
+        project: record.project,
         created_at: record.created_at,
         labels: record.labels,
         options: record.options,
@@ -114,19 +132,25 @@ fn unique(root: &Path, prefix: &str) -> Result<PathBuf> {
 pub(crate) fn make(
     root: &Path,
     name: &str,
+    made: &Made<'_>,
     options: Option<BTreeMap<String, String>>,
     labels: Option<BTreeMap<String, String>>,
 ) -> Result<Volume> {
     let place = root.join(name);
     let making = unique(root, MAKING)?;
     let created_at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let record = Record { schema: SCHEMA, created_at, labels, options };
+    let driver = (made.driver != LOCAL).then(|| made.driver.to_owned());
     let attempt = || {
         make_directory(&making, 0o701)?;
-        make_directory(&making.join(DATA), 0o755)?;
         // The umask of the daemon is not the volume's.
         set_mode(&making, 0o701)?;
-        set_mode(&making.join(DATA), 0o755)?;
+        let mut project = None;
+        if driver.is_none() {
+            make_directory(&making.join(DATA), 0o755)?;
+            set_mode(&making.join(DATA), 0o755)?;
+            project = made.size.map(|size| bound(&making.join(DATA), size)).transpose()?;
+        }
+        let record = Record { schema: SCHEMA, created_at, labels, options, driver, project };
         let json =
             serde_json::to_vec(&record).map_err(|e| Error::internal("writing meta.json").because(e))?;
         let path = making.join(META);
@@ -134,13 +158,49 @@ pub(crate) fn make(
         rename_new(&making, &place)?;
         atomic::sync_directory(root).map_err(|e| Error::io("syncing", root, e))
     };
-    if let Err(error) = attempt() {
+    let attempted: Result<()> = attempt();
+    if let Err(error) = attempted {
         if let Err(also) = in_root::remove_path(&making) {
             tracing::warn!(path = %making.display(), error = %also, "removing a half-made volume");
         }
         return Err(error);
     }
     read(&place, name)
+}
+
+/// Bounds what a new directory may take; the project that it is in from now on.
+///
+/// # Errors
+///
+/// Invalid where the file system has no project quotas.
+pub fn bound(directory: &Path, size: u64) -> Result<u32> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::Unsupported => Error::invalid(format!(
+            "quota size requested but no quota support on {}: {error}",
+            directory.display()
+        )),
+        _ => Error::io("setting a quota on", directory, error),
+    };
+    loop {
+        let mut bytes = [0; 4];
+        getrandom::fill(&mut bytes).map_err(|e| Error::internal(format!("no random bytes: {e}")))?;
+        // High, where no administrator counts; and nobody else's.
+        let project = u32::from_ne_bytes(bytes) >> 1 | 1 << 30;
+        if quota::usage(directory, project).map_err(failed)? != (0, 0) {
+            continue;
+        }
+        quota::set_project(directory, project).map_err(failed)?;
+        quota::limit(directory, project, size).map_err(failed)?;
+        return Ok(project);
+    }
+}
+
+/// Forgets the bound of a volume that was removed.
+pub(crate) fn lift_quota(root: &Path, volume: &Volume) {
+    let Some(project) = volume.project else { return };
+    if let Err(error) = quota::limit(root, project, 0) {
+        tracing::warn!(volume = volume.name, %error, "lifting a volume's quota");
+    }
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<()> {
@@ -176,10 +236,13 @@ pub(crate) fn discard(away: &Path) {
 }
 
 /// A place beside `_data` to fill, empty.
-pub(crate) fn open_filling(volume: &Path) -> Result<PathBuf> {
+pub(crate) fn open_filling(volume: &Path, project: Option<u32>) -> Result<PathBuf> {
     let path = volume.join(FILLING);
     in_root::remove_path(&path).map_err(|e| Error::io("removing", &path, e))?;
     make_directory(&path, 0o700)?;
+    if let Some(project) = project {
+        quota::set_project(&path, project).map_err(|e| Error::io("setting the quota of", &path, e))?;
+    }
     Ok(path)
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Volumes of the `local` driver, and the mounts of a container: what `-v`, `--mount`, `--tmpfs`, `--volumes-from` and
+//! Volumes of the `local` driver and of plugins, and the mounts of a container: what `-v`, `--mount`, `--tmpfs`, `--volumes-from` and
 //! an image's `VOLUME` come to.
 //!
 //! ```text
-//! <data-root>/volumes/<name>/_data/      what containers see
+//! <data-root>/volumes/<name>/_data/      what containers see, or where it is mounted; not for a plugin's volume
 //!                            meta.json   labels, options, time of creation
 //!                            .filling/   a copy of the image's content on its way to become _data
 //!                    .making-<random>/   on its way to become <name>
@@ -13,18 +13,28 @@
 //! # Order
 //!
 //! create: [`plan`] (pure: refuses what cannot be) then [`Volumes::realise`] (makes, acquires and fills volumes).
-//! Each start: [`Volumes::oci_mounts`]. Removal: [`Volumes::release_all`]. At daemon start the engine repeats
-//! [`Volumes::acquire`] from its records: who uses what is not written down twice.
+//! Each start: [`Volumes::oci_mounts`], and [`Volumes::unmount_all`] after it. Removal: [`Volumes::release_all`]. At daemon
+//! start the engine repeats [`Volumes::acquire`] from its records and [`Volumes::adopt`] for what runs, then
+//! [`Volumes::unmount_unused`]: who uses what is not written down twice.
 //!
 //! All calls block; none holds a lock over work on a volume's content.
 #![forbid(unsafe_code)]
 
 mod copy_up;
 mod disk;
+mod elsewhere;
+mod mounted;
 pub mod mounts;
 mod options;
+mod plugin;
 mod realise;
+mod sources;
 mod store;
+mod usage;
 
+pub use disk::bound;
+pub use mounted::Held;
 pub use mounts::{MountPlan, MountPoint, MountType, PlanInput, ReadOnly, parse_volumes_from, plan};
+pub use options::bytes;
+pub use sources::{Sources, Start, clear_places};
 pub use store::{Pruned, Volume, Volumes};

@@ -7,13 +7,12 @@ use std::sync::PoisonError;
 
 use berth_domain::{ContainerId, Error, Meaning, Result};
 use berth_sys::in_root::{self, InRoot};
-use oci_spec::runtime::Mount;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::copy_up;
 use crate::disk;
-use crate::mounts::{MountPlan, MountPoint, MountType, oci_mount};
+use crate::mounts::{MountPlan, MountPoint, MountType};
 use crate::store::Volumes;
 
 impl Volumes {
@@ -33,7 +32,7 @@ impl Volumes {
         for plan in plan {
             let made = match plan.point.r#type {
                 MountType::Volume => self.realise_volume(plan, container, image_root),
-                MountType::Bind | MountType::Tmpfs => Ok(plan.point),
+                MountType::Bind | MountType::Tmpfs | MountType::Image => Ok(plan.point),
             };
             match made {
                 Ok(point) => points.push(point),
@@ -81,35 +80,6 @@ impl Volumes {
         Ok(point)
     }
 
-    /// Start: the OCI mounts of a container, making missing sources of `-v` binds.
-    ///
-    /// # Errors
-    ///
-    /// A source of `--mount` that does not exist.
-    pub fn oci_mounts(&self, points: &[MountPoint]) -> Result<Vec<Mount>> {
-        let mut mounts = Vec::with_capacity(points.len());
-        for point in points {
-            let source = match point.r#type {
-                MountType::Tmpfs => std::path::PathBuf::new(),
-                MountType::Volume => {
-                    let source = self.inspect(&point.name)?.content()?;
-                    check_exists(&source).map_err(|e| e.context("failed to mount local volume"))?;
-                    source
-                }
-                MountType::Bind => {
-                    let source = Path::new(&point.source);
-                    if point.create_source {
-                        make_source(source)?;
-                    }
-                    check_exists(source)?;
-                    source.to_owned()
-                }
-            };
-            mounts.push(oci_mount(point, &source, self.recursive_read_only())?);
-        }
-        Ok(mounts)
-    }
-
     /// Removal of a container: releases its volumes and, if `remove_anonymous`, removes those without a name of their own
     /// that nobody else uses.
     ///
@@ -123,6 +93,7 @@ impl Volumes {
         remove_anonymous: bool,
     ) -> Result<()> {
         let mut first = Ok(());
+        self.unmount_all(points, container);
         for point in points.iter().filter(|p| p.r#type == MountType::Volume) {
             self.release(&point.name, container);
             if !(remove_anonymous && point.anonymous) {
@@ -159,8 +130,10 @@ impl Volumes {
         };
         let filling = self.filling(name)?;
         let _one_at_a_time = filling.lock().unwrap_or_else(PoisonError::into_inner);
-        let volume = self.inspect(name)?;
-        let content = volume.content()?;
+        let held = self.hold(name)?;
+        let content = held.path().to_owned();
+        let volume = self.known(name)?;
+        let plain = volume.is_plain()?;
         let open = |path: &Path| {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::io("opening", path, e))
@@ -174,7 +147,8 @@ impl Volumes {
         let failed = |e: std::io::Error| {
             Error::io("copying the image's content to volume", name, e).context("failed to populate volume")
         };
-        let in_place = content != volume.mountpoint || self.users(name).len() > 1;
+        // What is mounted cannot be replaced by a rename.
+        let in_place = !plain || self.users(name).len() > 1;
         if in_place || entries_of_source_is_empty(source.as_fd())? {
             return match copy_up::copy(source.as_fd(), target.as_fd()) {
                 Ok(()) => Ok(true),
@@ -186,7 +160,7 @@ impl Volumes {
             };
         }
         let directory = content.parent().unwrap_or(&content);
-        let place = disk::open_filling(directory)?;
+        let place = disk::open_filling(directory, volume.project)?;
         let filled = open(&place)?;
         copy_up::copy(source.as_fd(), filled.as_fd()).map_err(failed)?;
         disk::finish_filling(directory, filled.as_fd())?;
@@ -217,30 +191,6 @@ fn refuse_file(image_root: BorrowedFd<'_>, destination: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(format!("cannot mount volume over existing file, file exists {destination}")))
-}
-
-/// `mkdir -p`, as the reference does for `-v`. A file in the place of the source is fine: files are bound as well.
-fn make_source(source: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    if source.exists() {
-        return Ok(());
-    }
-    match std::fs::DirBuilder::new().recursive(true).mode(0o755).create(source) {
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(Error::io("error while creating mount source path", source, e)),
-    }
-}
-
-fn check_exists(source: &Path) -> Result<()> {
-    match std::fs::metadata(source) {
-        Ok(_) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(Error::invalid(format!(
-            "invalid mount config for type \"bind\": bind source path does not exist: {}",
-            source.display()
-        ))),
-        Err(e) => Err(Error::io("stat", source, e)),
-    }
 }
 
 #[cfg(test)]

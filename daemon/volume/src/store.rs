@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use berth_domain::{ContainerId, Error, Result};
+use berth_domain::{ContainerId, Error, Meaning, Result};
 
 use crate::disk::{self, LOCAL};
+use crate::mounted::{self, Mountable, Mounted};
 use crate::options;
+use crate::plugin;
+use crate::usage::Measured;
 
 /// Marks a volume that was made without a name.
 const ANONYMOUS: &str = "com.docker.volume.anonymous";
@@ -18,12 +21,18 @@ const ANONYMOUS: &str = "com.docker.volume.anonymous";
 pub struct Volume {
     /// Its name.
     pub name: String,
-    /// `local`.
+    /// `local`, or the name of a plugin.
     pub driver: String,
-    /// Its content on the host.
+    /// Its content on the host; empty for a plugin's while it is not known.
     pub mountpoint: PathBuf,
-    /// RFC 3339, UTC.
+    /// RFC 3339, UTC; empty where a plugin does not tell.
     pub created_at: String,
+    /// `local` or `global`.
+    pub scope: String,
+    /// What a plugin says of it.
+    pub status: Option<BTreeMap<String, serde_json::Value>>,
+    /// The project that a quota is on.
+    pub project: Option<u32>,
     /// Labels; `None` where the client sent none.
     pub labels: Option<BTreeMap<String, String>>,
     /// Driver options, likewise.
@@ -35,15 +44,6 @@ impl Volume {
     #[must_use]
     pub fn is_anonymous(&self) -> bool {
         self.labels.as_ref().is_some_and(|labels| labels.contains_key(ANONYMOUS))
-    }
-
-    /// The directory that containers see: [`Self::mountpoint`], or the host directory that its options name.
-    ///
-    /// # Errors
-    ///
-    /// Options that an older version took and this one does not.
-    pub fn content(&self) -> Result<PathBuf> {
-        Ok(options::bound_directory(self.options.as_ref())?.unwrap_or_else(|| self.mountpoint.clone()))
     }
 }
 
@@ -60,7 +60,7 @@ pub struct Pruned {
 enum Slot {
     /// Somebody makes or removes it: its name is taken, and whoever wants it waits.
     Changing,
-    There(Entry),
+    There(Box<Entry>),
 }
 
 #[derive(Debug)]
@@ -69,11 +69,19 @@ struct Entry {
     users: BTreeSet<ContainerId>,
     /// Held while the volume is filled.
     filling: Arc<Mutex<()>>,
+    mounted: Arc<Mutex<Mounted>>,
+    measured: Option<Measured>,
 }
 
 impl Entry {
     fn new(volume: Volume) -> Self {
-        Self { volume, users: BTreeSet::new(), filling: Arc::default() }
+        Self {
+            volume,
+            users: BTreeSet::new(),
+            filling: Arc::default(),
+            mounted: Arc::default(),
+            measured: None,
+        }
     }
 }
 
@@ -109,7 +117,7 @@ impl Volumes {
         disk::open_root(root)?;
         let slots = disk::read_all(root)?
             .into_iter()
-            .map(|volume| (volume.name.clone(), Slot::There(Entry::new(volume))))
+            .map(|volume| (volume.name.clone(), Slot::There(Box::new(Entry::new(volume)))))
             .collect();
         Ok(Self(Arc::new(Inner {
             root: root.to_owned(),
@@ -166,8 +174,8 @@ impl Volumes {
         options: Option<BTreeMap<String, String>>,
         labels: Option<BTreeMap<String, String>>,
     ) -> Result<Created> {
-        check_driver(driver)?;
-        options::bound_directory(options.as_ref())?;
+        let local = driver.is_empty() || driver == LOCAL;
+        let asked = if local { options::parse(options.as_ref())? } else { options::Local::default() };
         let (name, labels) = match name.filter(|n| !n.is_empty()) {
             Some(name) => {
                 check_name(name)?;
@@ -181,27 +189,60 @@ impl Volumes {
         };
         let mut slots = self.settled(&name);
         if let Some(Slot::There(entry)) = slots.get_mut(&name) {
+            if !driver.is_empty() && driver != entry.volume.driver {
+                return Err(Error::conflict(format!(
+                    "a volume named {name} already exists with the {} driver",
+                    entry.volume.driver
+                )));
+            }
             entry.users.extend(user.cloned());
             return Ok(Created { volume: entry.volume.clone(), new: false });
         }
         slots.insert(name.clone(), Slot::Changing);
         drop(slots);
-        match disk::make(&self.0.root, &name, options.filter(|o| !o.is_empty()), labels) {
+        let options = options.filter(|o| !o.is_empty());
+        let made = if local {
+            disk::make(&self.0.root, &name, &disk::Made { driver: LOCAL, size: asked.size }, options, labels)
+        } else {
+            self.make_elsewhere(&name, driver, options, labels)
+        };
+        match made {
             Ok(volume) => {
                 let mut entry = Entry::new(volume.clone());
                 entry.users.extend(user.cloned());
-                self.settle(&name, Some(Slot::There(entry)));
+                self.settle(&name, Some(Slot::There(Box::new(entry))));
                 tracing::info!(volume = name, "volume created");
                 Ok(Created { volume, new: true })
             }
             Err(error) => {
                 self.settle(&name, None);
-                Err(error.context(format!("create {name}")))
+                // The driver's name is what matters then, as the reference has it.
+                let found = error.meaning() != Meaning::NotFound;
+                Err(if found { error.context(format!("create {name}")) } else { error })
             }
         }
     }
 
-    /// All volumes by name.
+    /// A volume of another driver: it is told first, and then it is written down what was asked.
+    fn make_elsewhere(
+        &self,
+        name: &str,
+        driver: &str,
+        options: Option<BTreeMap<String, String>>,
+        labels: Option<BTreeMap<String, String>>,
+    ) -> Result<Volume> {
+        let plugin = plugin::find(driver)?;
+        plugin.create(name, options.as_ref())?;
+        let made = disk::make(&self.0.root, name, &disk::Made { driver, size: None }, options, labels);
+        if made.is_err() {
+            if let Err(error) = plugin.remove(name) {
+                tracing::error!(volume = name, error = error.chain(), "undoing a plugin's volume");
+            }
+        }
+        made
+    }
+
+    /// All volumes that were made here, by name.
     #[must_use]
     pub fn list(&self) -> Vec<Volume> {
         let slots = self.slots();
@@ -219,13 +260,26 @@ impl Volumes {
         }
     }
 
-    /// One volume.
+    /// One volume that was made here.
     ///
     /// # Errors
     ///
     /// `get NAME: no such volume`.
-    pub fn inspect(&self, name: &str) -> Result<Volume> {
+    pub fn known(&self, name: &str) -> Result<Volume> {
         self.with(name, |entry| entry.volume.clone())
+    }
+
+    pub(crate) fn mountable(&self, name: &str) -> Result<Mountable> {
+        self.with(name, |entry| (entry.volume.clone(), Arc::clone(&entry.mounted)))
+    }
+
+    pub(crate) fn measured(&self, name: &str) -> Result<Option<Measured>> {
+        self.with(name, |entry| entry.measured)
+    }
+
+    pub(crate) fn set_measured(&self, name: &str, measured: Measured) {
+        // It may have gone meanwhile.
+        self.with(name, |entry| entry.measured = Some(measured)).ok();
     }
 
     pub(crate) fn filling(&self, name: &str) -> Result<Arc<Mutex<()>>> {
@@ -240,7 +294,12 @@ impl Volumes {
     pub fn remove(&self, name: &str, force: bool) -> Result<()> {
         let mut slots = self.settled(name);
         match slots.get(name) {
-            Some(Slot::There(entry)) if entry.users.is_empty() => {}
+            Some(Slot::There(entry)) if entry.users.is_empty() && !mounted::is_used(&entry.mounted) => {}
+            Some(Slot::There(entry)) if entry.users.is_empty() => {
+                return Err(Error::conflict(format!(
+                    "remove {name}: volume is in use: its content is being read or written"
+                )));
+            }
             Some(Slot::There(entry)) => {
                 let users: Vec<&str> = entry.users.iter().map(ContainerId::as_str).collect();
                 return Err(Error::conflict(format!(
@@ -253,8 +312,16 @@ impl Volumes {
         }
         let kept = slots.insert(name.to_owned(), Slot::Changing);
         drop(slots);
-        match disk::take_away(&self.0.root, name) {
+        let volume = match &kept {
+            Some(Slot::There(entry)) => Some(&entry.volume),
+            _ => None,
+        };
+        let removed = volume.map_or(Ok(()), |volume| let_go(volume, force));
+        match removed.and_then(|()| disk::take_away(&self.0.root, name)) {
             Ok(away) => {
+                if let Some(volume) = volume {
+                    disk::lift_quota(&self.0.root, volume);
+                }
                 self.settle(name, None);
                 tracing::info!(volume = name, "volume removed");
                 disk::discard(&away);
@@ -275,11 +342,12 @@ impl Volumes {
     pub fn prune(&self, all: bool, select: impl Fn(&Volume) -> bool) -> Result<Pruned> {
         let mut pruned = Pruned::default();
         for volume in self.list() {
-            if !(all || volume.is_anonymous()) || !select(&volume) || !self.users(&volume.name).is_empty() {
+            let wanted = (all || volume.is_anonymous()) && volume.driver == LOCAL && select(&volume);
+            if !wanted || !self.users(&volume.name).is_empty() {
                 continue;
             }
-            // A bound host directory is not ours, and removing the volume frees nothing of it.
-            let size = disk::size(&volume.mountpoint)?;
+            // What is elsewhere is not freed by removing the volume.
+            let size = self.size(&volume.name).ok().flatten().unwrap_or(0);
             match self.remove(&volume.name, false) {
                 Ok(()) => {
                     pruned.removed.push(volume.name);
@@ -323,15 +391,6 @@ impl Volumes {
             _ => Vec::new(),
         }
     }
-
-    /// Bytes that a volume's content takes on disk.
-    ///
-    /// # Errors
-    ///
-    /// It cannot be read.
-    pub fn size(&self, name: &str) -> Result<u64> {
-        disk::size(&self.inspect(name)?.content()?)
-    }
 }
 
 /// Docker's rule: two characters at least, of a set that makes one plain directory name.
@@ -357,11 +416,23 @@ fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn check_driver(driver: &str) -> Result<()> {
-    if driver.is_empty() || driver == LOCAL {
-        return Ok(());
+/// Has whoever keeps a volume's content let go of it.
+fn let_go(volume: &Volume, force: bool) -> Result<()> {
+    if volume.driver == LOCAL {
+        return mounted::unmount(volume);
     }
-    Err(Error::not_found(format!("error looking up volume plugin {driver}: plugin {driver:?} not found")))
+    match plugin::find(&volume.driver).and_then(|plugin| plugin.remove(&volume.name)) {
+        // Its driver has gone, or does not know it: there is nothing left but what is written down here.
+        Err(error) if force => {
+            tracing::warn!(
+                volume = volume.name,
+                error = error.chain(),
+                "a volume's driver did not remove it"
+            );
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 fn random_name() -> Result<String> {

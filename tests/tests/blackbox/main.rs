@@ -10,6 +10,8 @@ mod cut;
 mod exec;
 mod files;
 mod files_commit;
+mod files_plugins;
+mod files_volumes;
 mod images;
 mod init;
 mod limits;

@@ -323,8 +323,8 @@ pub(crate) async fn system_data_usage(app: Arc<App>, call: Call) -> Answer {
                 let mut answer = wire::volume::volume(v);
                 answer.usage_data = Some(VolumeUsage {
                     ref_count: i64::try_from(volumes.users(&v.name).len()).unwrap_or(i64::MAX),
-                    // A volume that cannot be read has no known size.
-                    size: volumes.size(&v.name).map_or(-1, wire::signed),
+                    // What is on another disk, or cannot be read, has no known size.
+                    size: volumes.size(&v.name).ok().flatten().map_or(-1, wire::signed),
                 });
                 answer
             };

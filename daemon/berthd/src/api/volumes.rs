@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use berth_api::ApiVersion;
 use berth_api::types::volume::{VolumeCreateBody, VolumeList, VolumesPruned};
-use berth_domain::{Error, EventKind, Result};
+use berth_domain::{Error, EventKind, Meaning, Result};
 use http::StatusCode;
 
 use crate::app::App;
@@ -26,16 +26,16 @@ pub(crate) async fn volume_list(app: Arc<App>, call: Call) -> Answer {
     let filters = call.known_filters(&["dangling", "driver", "label", "name"])?;
     let dangling = filters.bool("dangling").map_err(invalid)?;
     let none = BTreeMap::new();
-    let volumes = app
-        .volumes
-        .list()
+    let volumes = app.volumes.clone();
+    let (all, warnings) = blocking(move || Ok(volumes.list_everywhere())).await?;
+    let volumes = all
         .iter()
         .filter(|v| dangling.is_none_or(|wanted| app.volumes.users(&v.name).is_empty() == wanted))
         .filter(|v| filters.is("driver", &v.driver) && filters.any("name", |part| v.name.contains(part)))
         .filter(|v| labels_pass(&filters, v.labels.as_ref().unwrap_or(&none)))
         .map(wire::volume::volume)
         .collect();
-    call.ok(&VolumeList { volumes, warnings: None })
+    call.ok(&VolumeList { volumes, warnings: (!warnings.is_empty()).then_some(warnings) })
 }
 
 /// `POST /volumes/create`
@@ -45,12 +45,11 @@ pub(crate) async fn volume_create(app: Arc<App>, mut call: Call) -> Answer {
         return super::swarm::not_a_manager(app, call).await;
     }
     let some = |map: BTreeMap<String, String>| (!map.is_empty()).then_some(map);
-    let before = app.volumes.inspect(&body.name).is_ok();
+    let before = app.volumes.known(&body.name).is_ok();
     let volumes = app.volumes.clone();
     let volume = blocking(move || {
         let name = Some(body.name.as_str()).filter(|n| !n.is_empty());
-        let driver = if body.driver.is_empty() { "local" } else { &body.driver };
-        volumes.create(name, driver, some(body.driver_opts), some(body.labels))
+        volumes.create(name, &body.driver, some(body.driver_opts), some(body.labels))
     })
     .await?;
     if !before {
@@ -62,17 +61,27 @@ pub(crate) async fn volume_create(app: Arc<App>, mut call: Call) -> Answer {
 
 /// `GET /volumes/{name}`
 pub(crate) async fn volume_inspect(app: Arc<App>, call: Call) -> Answer {
-    call.ok(&wire::volume::volume(&app.volumes.inspect(call.name())?))
+    let (volumes, name) = (app.volumes.clone(), call.name().to_owned());
+    let volume = blocking(move || volumes.inspect(&name)).await?;
+    call.ok(&wire::volume::volume(&volume))
 }
 
 /// `DELETE /volumes/{name}`
 pub(crate) async fn volume_delete(app: Arc<App>, call: Call) -> Answer {
     let (name, force) = (call.name().to_owned(), call.query.bool("force"));
-    let known = app.volumes.inspect(&name);
     let volumes = app.volumes.clone();
     let removed = name.clone();
-    blocking(move || volumes.remove(&removed, force)).await?;
-    if let Ok(volume) = known {
+    let known = blocking(move || match volumes.known(&removed) {
+        Ok(volume) => volumes.remove(&removed, force).map(|()| Some(volume)),
+        // One that only its driver knows, or none at all.
+        Err(_) => match volumes.remove_elsewhere(&removed) {
+            Ok(volume) => Ok(Some(volume)),
+            Err(error) if force && error.meaning() == Meaning::NotFound => Ok(None),
+            Err(error) => Err(error),
+        },
+    })
+    .await?;
+    if let Some(volume) = known {
         app.engine.publish(
             EventKind::Volume,
             "destroy",

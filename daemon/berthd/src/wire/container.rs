@@ -124,6 +124,7 @@ fn mount(m: &berth_engine::MountPoint) -> MountPoint {
         MountType::Bind => "bind",
         MountType::Volume => "volume",
         MountType::Tmpfs => "tmpfs",
+        MountType::Image => "image",
     };
     MountPoint {
         r#type: kind.to_owned(),

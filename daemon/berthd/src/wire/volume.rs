@@ -12,7 +12,8 @@ pub(crate) fn volume(v: &berth_volume::Volume) -> volume::Volume {
         mountpoint: v.mountpoint.display().to_string(),
         name: v.name.clone(),
         options: v.options.clone(),
-        scope: "local".to_owned(),
+        scope: v.scope.clone(),
+        status: v.status.clone(),
         usage_data: None,
     }
 }

@@ -82,6 +82,7 @@ impl Engine {
         let derived = asked::derive(&self.config, &config, &host_config, &networking)?;
         let args = spec::args(&config)?;
         let plans = self.plan_mounts(&config, &host_config)?;
+        let _mounted = self.lease_images(&plans)?;
 
         let id = new_id()?;
         if config.hostname.is_empty() {
@@ -159,7 +160,20 @@ impl Engine {
             let donor = self.index.resolve(name).map_err(|error| Error::invalid(error.to_string()))?.now();
             from.push((donor.mounts.to_vec(), mode.to_owned()));
         }
-        berth_volume::plan(&PlanInput { host, volumes: &volumes, volumes_from: &from })
+        let mut plans = berth_volume::plan(&PlanInput { host, volumes: &volumes, volumes_from: &from })?;
+        for point in plans.iter_mut().map(|plan| &mut plan.point) {
+            if point.r#type == MountType::Image && point.image.is_empty() {
+                point.image = self.backends.images.resolve(&point.name)?.to_string();
+                point.source.clone_from(&point.image);
+            }
+        }
+        Ok(plans)
+    }
+
+    /// Keeps images that are to be mounted until the container is on record, which keeps them from then on.
+    fn lease_images(&self, plans: &[MountPlan]) -> Result<Vec<Box<dyn std::any::Any + Send + Sync>>> {
+        let images = plans.iter().filter(|plan| plan.point.r#type == MountType::Image);
+        images.map(|plan| self.backends.images.lease(&plan.point.image.parse()?)).collect()
     }
 
     fn take_name(self: &Arc<Self>, name: Option<String>, id: &ContainerId) -> Result<(String, NameGuard)> {
@@ -256,7 +270,7 @@ impl Engine {
         let new: Vec<String> = plans
             .iter()
             .filter(|plan| plan.point.r#type == MountType::Volume)
-            .filter(|plan| self.backends.volumes.inspect(&plan.point.name).is_err())
+            .filter(|plan| self.backends.volumes.known(&plan.point.name).is_err())
             .map(|plan| plan.point.name.clone())
             .collect();
         let has_volume = plans.iter().any(|plan| plan.point.r#type == MountType::Volume);
@@ -285,7 +299,8 @@ impl Engine {
     }
 
     pub(crate) fn volume_event(&self, action: &str, name: &str) {
-        let driver = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
+        let driver = self.backends.volumes.known(name).map_or_else(|_| "local".to_owned(), |v| v.driver);
+        let driver = BTreeMap::from([("driver".to_owned(), driver)]);
         self.bus.publish(EventKind::Volume, action, name, driver);
     }
 

@@ -187,7 +187,7 @@ async fn clear(
             engine.backends.volumes.release_all(&mounts, &id, volumes)?;
             for mount in mounts.iter().filter(|mount| volumes && mount.anonymous) {
                 // Another container may have taken it over.
-                if engine.backends.volumes.inspect(&mount.name).is_err() {
+                if engine.backends.volumes.known(&mount.name).is_err() {
                     engine.volume_event("destroy", &mount.name);
                 }
             }

@@ -18,6 +18,7 @@ use berth_network::{Mode, Sandbox, SandboxRecord, SandboxRequest};
 use berth_runtime::spec::{self, Namespaces, Share, Shm, SpecInput};
 use berth_runtime::{SeccompFilter, ShimError, ShimEvent};
 use berth_shim_proto::{FailureKind, HeldFd, Launch, Root, SPEC_FILE, TerminalSize};
+use berth_volume::Sources;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -201,7 +202,8 @@ impl Flight {
         let started_at = Timestamp::now();
         self.state.network = Some(sandbox.record.clone());
         self.state.started_at = Some(started_at);
-        let seccomp = self.prepare(&borrowed, &sandbox).await?;
+        undo.push(Step::Volumes(Arc::clone(&self.now.mounts)));
+        let (seccomp, sources) = self.prepare(&borrowed, &sandbox).await?;
         engine.fault("files")?;
 
         let guests = cancel.race(self.door.gather()).await.ok_or_else(|| cancelled(&self.id))?;
@@ -209,6 +211,10 @@ impl Flight {
         let since = Instant::now();
         let (launch, fds) = self.launch(&lower, &sandbox, seccomp.as_ref(), &guests);
         let launched = cancel.race(shim.launch(launch, fds)).await.ok_or_else(|| cancelled(&self.id))?;
+        // The launcher has its own clones of them.
+        if sources.has_mounts() {
+            drop(tokio::task::spawn_blocking(move || drop(sources)));
+        }
         let (pid, warnings) = launched.map_err(launch_failure)?;
         engine.fault("launch")?;
         for warning in warnings {
@@ -319,8 +325,13 @@ impl Flight {
         .await
     }
 
-    /// Writes the container's files in `/etc`, its state and its spec; answers the compiled seccomp filter.
-    async fn prepare(&self, borrowed: &Borrowed, sandbox: &Sandbox) -> Result<Option<SeccompFilter>> {
+    /// Writes the container's files in `/etc`, its state and its spec; answers the compiled seccomp filter and what
+    /// keeps the sources of mounts there.
+    async fn prepare(
+        &self,
+        borrowed: &Borrowed,
+        sandbox: &Sandbox,
+    ) -> Result<(Option<SeccompFilter>, Sources)> {
         let engine = Arc::clone(&self.engine);
         let now = self.now.clone();
         let asked = Arc::clone(&self.asked);
@@ -337,7 +348,12 @@ impl Flight {
                 engine.write_etc(&now, &asked, (&addresses, resolver), &hostname, &linked)?;
             }
             record::write(&now.paths.dir.join(STATE_FILE), &state)?;
-            let mut mounts = engine.backends.volumes.oci_mounts(&now.mounts)?;
+            let images = &engine.backends.images;
+            let layers = |id: &str| images.layers(&id.parse()?);
+            let start =
+                berth_volume::Start { container: &now.id, run_dir: &now.paths.run_dir, layers: &layers };
+            let mut sources = engine.backends.volumes.oci_mounts(&now.mounts, &start)?;
+            let mut mounts = std::mem::take(&mut sources.mounts);
             let own = crate::etc_mounts::mounts(etc.as_ref().unwrap_or(&now.paths), &now, &mounts)?;
             mounts.extend(own);
             engine.ready_init(&now.host_config)?;
@@ -366,10 +382,11 @@ impl Flight {
                 .map_err(|error| Error::internal("encoding the runtime spec").because(error))?;
             crate::files::write_whole(&path, &json, 0o600)?;
             let profile = built.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-            match (&asked.runtime, profile) {
-                (RuntimeChoice::Native, Some(profile)) => engine.seccomp.get(profile).map(Some),
-                _ => Ok(None),
-            }
+            let filter = match (&asked.runtime, profile) {
+                (RuntimeChoice::Native, Some(profile)) => Some(engine.seccomp.get(profile)?),
+                _ => None,
+            };
+            Ok((filter, sources))
         })
         .await
     }

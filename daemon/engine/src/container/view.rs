@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use berth_domain::{Error, Result, Status};
 use berth_sys::in_root::InRoot;
-use berth_sys::view::{self, Bind, Upper};
-use berth_volume::MountType;
+use berth_sys::view::{self, Bind, Tree, Upper};
+use berth_volume::{Held, MountType};
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::OwnedMutexGuard;
 
@@ -35,6 +35,8 @@ pub(crate) enum Purpose {
 #[derive(Debug)]
 pub(crate) struct View {
     inner: Inner,
+    /// Its volumes stay mounted.
+    _held: Vec<Held>,
     /// No start comes in between.
     _still: Option<OwnedMutexGuard<()>>,
 }
@@ -72,17 +74,18 @@ impl Engine {
         }
         let engine = Arc::clone(self);
         blocking(move || {
+            let mut held = Vec::new();
             let inner = if runs(&now) && purpose != Purpose::OwnFiles {
                 Inner::Running(running(&now)?)
             } else {
-                Inner::Stopped(engine.stopped(&now, purpose)?)
+                Inner::Stopped(engine.stopped(&now, purpose, &mut held)?)
             };
-            Ok(View { inner, _still: still })
+            Ok(View { inner, _held: held, _still: still })
         })
         .await
     }
 
-    fn stopped(&self, now: &Snapshot, purpose: Purpose) -> Result<view::View> {
+    fn stopped(&self, now: &Snapshot, purpose: Purpose, held: &mut Vec<Held>) -> Result<view::View> {
         let mut lower = self.backends.images.layers(&now.image)?;
         lower.push(self.init_layer());
         let upper = if purpose == Purpose::Write {
@@ -91,7 +94,7 @@ impl Engine {
             lower.insert(0, now.paths.upper.clone());
             Upper::Scratch
         };
-        let binds = if purpose == Purpose::OwnFiles { Vec::new() } else { binds(now) };
+        let binds = if purpose == Purpose::OwnFiles { Vec::new() } else { self.binds(now, held)? };
         let read_only = purpose == Purpose::Write && now.host_config.readonly_rootfs;
         view::assemble(lower, upper, binds, read_only)
             .map_err(|error| Error::internal("mounting the container's files").because(error))
@@ -102,31 +105,54 @@ fn runs(now: &Snapshot) -> bool {
     matches!(now.state.status, Status::Running | Status::Paused)
 }
 
-/// What is mounted in a container: volumes and binds, and the files that the engine writes. Not tmpfs, which is empty.
-fn binds(now: &Snapshot) -> Vec<Bind> {
-    let etc = [
-        (&now.paths.resolv_conf, "/etc/resolv.conf"),
-        (&now.paths.hostname, "/etc/hostname"),
-        (&now.paths.hosts, "/etc/hosts"),
-    ];
-    let etc = etc.into_iter().filter(|(source, _)| source.exists()).map(|(source, target)| Bind {
-        source: source.clone(),
-        target: target.into(),
-        recursive: false,
-        read_only: false,
-    });
-    let points = now.mounts.iter().filter(|point| point.r#type != MountType::Tmpfs).map(|point| Bind {
-        source: PathBuf::from(&point.source),
-        target: PathBuf::from(&point.destination),
-        recursive: !point.non_recursive,
-        read_only: !point.rw,
-    });
-    let mut binds: Vec<Bind> = etc.chain(points).collect();
-    // What is mounted beneath another mount comes after it.
-    binds.sort_by_key(|bind| bind.target.components().count());
-    // A source that went away is no reason to refuse the rest; at its place is what the container has there itself.
-    binds.retain(|bind| bind.source.exists());
-    binds
+impl Engine {
+    /// What is mounted in a container: volumes, binds and images, and the files that the engine writes. Not tmpfs, which is
+    /// empty.
+    fn binds(&self, now: &Snapshot, held: &mut Vec<Held>) -> Result<Vec<Bind>> {
+        let etc = [
+            (&now.paths.resolv_conf, "/etc/resolv.conf"),
+            (&now.paths.hostname, "/etc/hostname"),
+            (&now.paths.hosts, "/etc/hosts"),
+        ];
+        let mut binds: Vec<Bind> = etc
+            .into_iter()
+            .filter(|(source, _)| source.exists())
+            .map(|(source, target)| Bind {
+                source: Tree::Path(source.clone()),
+                subpath: PathBuf::new(),
+                target: target.into(),
+                recursive: false,
+                read_only: false,
+            })
+            .collect();
+        for point in now.mounts.iter() {
+            let source = match point.r#type {
+                MountType::Tmpfs => continue,
+                MountType::Bind => Tree::Path(PathBuf::from(&point.source)),
+                MountType::Image => Tree::Layers(self.backends.images.layers(&point.image.parse()?)?),
+                MountType::Volume => {
+                    let volume = self.backends.volumes.hold(&point.name)?;
+                    let path = volume.path().to_owned();
+                    held.push(volume);
+                    Tree::Path(path)
+                }
+            };
+            // A source that went away is no reason to refuse the rest; at its place is what the container has there itself.
+            if matches!(&source, Tree::Path(path) if !path.exists()) {
+                continue;
+            }
+            binds.push(Bind {
+                source,
+                subpath: PathBuf::from(&point.subpath),
+                target: PathBuf::from(&point.destination),
+                recursive: !point.non_recursive,
+                read_only: !point.rw,
+            });
+        }
+        // What is mounted beneath another mount comes after it.
+        binds.sort_by_key(|bind| bind.target.components().count());
+        Ok(binds)
+    }
 }
 
 /// The root of init. Process ids are given again: the process is held by its directory in /proc, and then must be in

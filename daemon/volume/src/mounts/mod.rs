@@ -24,6 +24,8 @@ pub enum MountType {
     Volume,
     /// A new tmpfs.
     Tmpfs,
+    /// An image's files, read-only.
+    Image,
 }
 
 /// How far a read-only mount reaches.
@@ -44,7 +46,7 @@ pub enum ReadOnly {
 pub struct MountPoint {
     /// What is mounted.
     pub r#type: MountType,
-    /// The volume's name; empty for others.
+    /// The volume's name, or the image's as asked; empty for others.
     #[serde(default)]
     pub name: String,
     /// Path on the host; empty for a tmpfs.
@@ -81,6 +83,12 @@ pub struct MountPoint {
     /// Options of a tmpfs.
     #[serde(default)]
     pub tmpfs: Vec<String>,
+    /// The directory or file of the volume or image that is mounted; empty for all of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub subpath: String,
+    /// The image's id; empty for others.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub image: String,
 }
 
 impl MountPoint {
@@ -100,6 +108,8 @@ impl MountPoint {
             non_recursive: false,
             read_only: ReadOnly::default(),
             tmpfs: Vec::new(),
+            subpath: String::new(),
+            image: String::new(),
         }
     }
 }

@@ -156,7 +156,7 @@ pub(super) fn parse_mount(request: &MountRequest) -> Result<MountPlan> {
         "bind" => MountType::Bind,
         "volume" => MountType::Volume,
         "tmpfs" => MountType::Tmpfs,
-        "image" => return Err(Error::not_implemented("mounts of type \"image\" are not supported")),
+        "image" => MountType::Image,
         "npipe" | "cluster" => {
             return Err(Error::not_implemented(format!(
                 "mounts of type {:?} are not supported on this engine",
@@ -171,7 +171,7 @@ pub(super) fn parse_mount(request: &MountRequest) -> Result<MountPlan> {
     if kind != MountType::Volume && request.volume_options.is_some() {
         return Err(extra("VolumeOptions"));
     }
-    if request.image_options.is_some() {
+    if kind != MountType::Image && request.image_options.is_some() {
         return Err(extra("ImageOptions"));
     }
     if kind != MountType::Tmpfs && request.tmpfs_options.is_some() {
@@ -185,6 +185,18 @@ pub(super) fn parse_mount(request: &MountRequest) -> Result<MountPlan> {
     let mut plan = match kind {
         MountType::Bind => bind(request, point)?,
         MountType::Volume => volume(request, point)?,
+        MountType::Image => {
+            if request.source.is_empty() {
+                return Err(bad("field Source must not be empty"));
+            }
+            point.name.clone_from(&request.source);
+            point.rw = false;
+            DEFAULT_PROPAGATION.clone_into(&mut point.propagation);
+            if let Some(options) = &request.image_options {
+                point.subpath = subpath(&options.subpath).map_err(|e| bad(&e))?;
+            }
+            MountPlan::new(point)
+        }
         MountType::Tmpfs => {
             if !request.source.is_empty() {
                 return Err(extra("Source"));
@@ -241,7 +253,7 @@ fn volume(request: &MountRequest, mut point: MountPoint) -> Result<MountPlan> {
         if request.source.is_empty() {
             return Err(bad_config(request, "must not set Subpath when using anonymous volumes"));
         }
-        return Err(Error::not_implemented("VolumeOptions.Subpath is not supported"));
+        plan.point.subpath = subpath(&options.subpath).map_err(|e| bad_config(request, &e))?;
     }
     plan.copy = !options.no_copy;
     plan.labels.clone_from(&options.labels);
@@ -250,6 +262,26 @@ fn volume(request: &MountRequest, mut point: MountPoint) -> Result<MountPlan> {
         plan.options = (!driver.options.is_empty()).then(|| driver.options.clone());
     }
     Ok(plan)
+}
+
+/// A path beneath a volume or an image.
+fn subpath(path: &str) -> Result<String, String> {
+    let local = !path.starts_with('/')
+        && path.len() < PATH_MAX
+        && !path.contains('\0')
+        && Path::new(path)
+            .components()
+            .try_fold(0_usize, |depth, component| match component {
+                Component::Normal(_) => Some(depth + 1),
+                Component::ParentDir => depth.checked_sub(1),
+                _ => Some(depth),
+            })
+            .is_some();
+    if !local {
+        return Err("subpath must be a relative path within the volume".to_owned());
+    }
+    let clean = clean(path);
+    Ok(clean.strip_prefix("/").unwrap_or(&clean).to_string_lossy().into_owned())
 }
 
 fn tmpfs_words(options: Option<&TmpfsOptions>, read_only: bool) -> Result<Vec<String>, String> {

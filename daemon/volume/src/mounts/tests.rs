@@ -191,7 +191,7 @@ fn mounts_that_cannot_be() {
     let mut asked = request("bind", "/", "/y");
     asked.bind_options = Some(BindOptions { read_only_non_recursive: true, ..BindOptions::default() });
     assert_eq!(text(asked), "mount options conflict: !ReadOnly && BindOptions.ReadOnlyNonRecursive");
-    for kind in ["image", "npipe"] {
+    for kind in ["cluster", "npipe"] {
         let error = check_request(request(kind, "v", "/y")).unwrap_err();
         assert_eq!(error.meaning(), Meaning::NotImplemented);
     }

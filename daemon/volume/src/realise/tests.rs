@@ -34,6 +34,14 @@ impl Bed {
     }
 }
 
+impl Bed {
+    fn mounts(&self, points: &[MountPoint]) -> Result<crate::Sources> {
+        let layers = |_: &str| Ok(Vec::new());
+        let start = crate::Start { container: &id(9), run_dir: self.dir.path(), layers: &layers };
+        self.volumes.oci_mounts(points, &start)
+    }
+}
+
 fn id(n: u8) -> ContainerId {
     ContainerId::from_bytes([n; 32])
 }
@@ -53,7 +61,7 @@ fn an_images_volume_is_made_filled_held_and_goes_with_its_container() {
     assert_eq!(std::fs::read_to_string(content.join("f")).unwrap(), "x");
     assert_eq!(std::fs::metadata(&content).unwrap().mode() & 0o7777, 0o1770);
     assert_eq!(bed.volumes.users(&anonymous.name), [id(1)]);
-    let mounts = bed.volumes.oci_mounts(&points).unwrap();
+    let mounts = &bed.mounts(&points).unwrap().mounts;
     assert_eq!(mounts[0].source().as_deref(), Some(content.as_path()));
     assert_eq!(mounts[0].options().as_deref(), Some(&["rbind".to_owned()][..]));
     bed.volumes.release_all(&points, &id(1), true).unwrap();
@@ -181,11 +189,11 @@ fn sources_of_binds_are_made_only_for_v() {
     let bind = format!("{}:/x:ro", source.display());
     let mut points = bed.realise(&[&bind], &[], 1).unwrap();
     assert!(!source.exists(), "not before the start");
-    bed.volumes.oci_mounts(&points).unwrap();
+    bed.mounts(&points).unwrap();
     assert!(source.is_dir());
     std::fs::remove_dir(&source).unwrap();
     points[0].create_source = false;
-    let error = bed.volumes.oci_mounts(&points).unwrap_err();
+    let error = bed.mounts(&points).unwrap_err();
     assert!(
         error
             .to_string()
@@ -203,7 +211,11 @@ fn a_volume_may_stand_for_a_host_directory() {
     let options = options.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
     bed.volumes.create(Some("bound"), "", Some(options), None).unwrap();
     let points = bed.realise(&["bound:/x"], &[], 1).unwrap();
-    assert_eq!(bed.volumes.oci_mounts(&points).unwrap()[0].source().as_deref(), Some(device.as_path()));
+    let sources = bed.mounts(&points).unwrap();
+    let place = sources.mounts[0].source().clone().unwrap();
+    assert!(place.join("f").exists(), "{}", place.display());
+    bed.volumes.unmount_all(&points, &id(9));
+    assert!(!place.join("f").exists());
     bed.volumes.release_all(&points, &id(1), true).unwrap();
     bed.volumes.remove("bound", false).unwrap();
     assert!(device.join("f").exists(), "the host's directory is not ours to remove");

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Volumes of plugins, which are little servers on sockets.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use berth_tests::harness::{Bed, until};
+use serde_json::{Value, json};
+
+/// A volume driver, for as long as this is there.
+struct Plugin {
+    name: String,
+    socket: PathBuf,
+    calls: Arc<Mutex<Vec<(String, Value)>>>,
+}
+
+#[derive(Default)]
+struct Driver {
+    volumes: BTreeMap<String, Value>,
+    /// Answers to be given instead, by operation.
+    instead: BTreeMap<String, String>,
+}
+
+impl Plugin {
+    fn start(kind: &str, place: &Path, instead: &[(&str, &str)]) -> Self {
+        let name = format!("berth-test-{kind}-{}", std::process::id());
+        let sockets = Path::new("/run/docker/plugins");
+        fs::create_dir_all(sockets).unwrap();
+        let socket = sockets.join(format!("{name}.sock"));
+        let listener = UnixListener::bind(&socket).unwrap();
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let (place, seen) = (place.to_owned(), Arc::clone(&calls));
+        let instead = instead.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let mut driver = Driver { volumes: BTreeMap::new(), instead };
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { return };
+                if serve(stream, &mut driver, &place, &seen).is_err() {
+                    continue;
+                }
+            }
+        });
+        Self { name, socket, calls }
+    }
+
+    /// Bodies of the calls of one operation.
+    fn calls(&self, operation: &str) -> Vec<Value> {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().filter(|(name, _)| name == operation).map(|(_, body)| body.clone()).collect()
+    }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.socket));
+    }
+}
+
+fn serve(
+    stream: UnixStream,
+    driver: &mut Driver,
+    place: &Path,
+    seen: &Mutex<Vec<(String, Value)>>,
+) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut length = 0;
+    let mut path = String::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        if path.is_empty() {
+            path = line.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').to_owned();
+        }
+        if let Some((name, value)) = line.split_once(':') {
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.trim().parse().unwrap_or(0);
+            }
+        }
+        if line == "\r\n" {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let asked: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    seen.lock().unwrap().push((path.clone(), asked.clone()));
+    let name = asked["Name"].as_str().unwrap_or_default().to_owned();
+    let directory = place.join(&name);
+    let shown =
+        |name: &str| json!({"Name": name, "Mountpoint": place.join(name), "Status": {"from": "plugin"}});
+    let answer = match driver.instead.get(&path) {
+        Some(text) => text.clone(),
+        None => match path.as_str() {
+            "Plugin.Activate" => json!({"Implements": ["VolumeDriver"]}),
+            "VolumeDriver.Create" => {
+                fs::create_dir_all(&directory)?;
+                driver.volumes.insert(name, asked["Opts"].clone());
+                json!({"Err": ""})
+            }
+            "VolumeDriver.Remove" => {
+                driver.volumes.remove(&name);
+                json!({"Err": ""})
+            }
+            "VolumeDriver.Mount" | "VolumeDriver.Path" => json!({"Mountpoint": directory, "Err": ""}),
+            "VolumeDriver.Unmount" => json!({"Err": ""}),
+            "VolumeDriver.Get" if driver.volumes.contains_key(&name) => json!({"Volume": shown(&name)}),
+            "VolumeDriver.Get" => json!({"Err": "no such volume"}),
+            "VolumeDriver.List" => {
+                json!({"Volumes": driver.volumes.keys().map(|n| shown(n)).collect::<Vec<_>>()})
+            }
+            "VolumeDriver.Capabilities" => json!({"Capabilities": {"Scope": "global"}}),
+            _ => json!({"Err": "unknown"}),
+        }
+        .to_string(),
+    };
+    let mut stream = reader.into_inner();
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{answer}",
+        answer.len()
+    )
+}
+
+#[test]
+fn a_plugin_makes_mounts_lists_and_removes_its_volumes() {
+    let mut bed = Bed::start();
+    bed.docker(&["pull", "busybox"]).ok();
+    let place = bed.path().join("plugin");
+    let plugin = Plugin::start("good", &place, &[]);
+    let driver = plugin.name.clone();
+    bed.docker(&["volume", "create", "-d", &driver, "-o", "colour=blue", "--label", "l=1", "theirs"]).ok();
+    assert_eq!(plugin.calls("VolumeDriver.Create"), [json!({"Name": "theirs", "Opts": {"colour": "blue"}})]);
+    let shown = bed
+        .docker(&[
+            "volume",
+            "inspect",
+            "-f",
+            "{{.Driver}} {{.Scope}} {{.Mountpoint}} {{.Status.from}} {{.Labels.l}}",
+            "theirs",
+        ])
+        .ok();
+    assert_eq!(shown, format!("{driver} global {} plugin 1", place.join("theirs").display()));
+    let listed = bed.docker(&["volume", "ls", "--format", "{{.Driver}} {{.Name}}"]).ok();
+    assert!(listed.lines().any(|line| line == format!("{driver} theirs")), "{listed}");
+
+    bed.docker(&[
+        "run",
+        "-d",
+        "--name",
+        "up",
+        "-v",
+        "theirs:/data",
+        "busybox",
+        "sh",
+        "-c",
+        "echo kept > /data/f; exec sleep 1000",
+    ])
+    .ok();
+    until("it was written", || {
+        fs::read_to_string(place.join("theirs/f")).ok().filter(|text| text == "kept\n")
+    });
+    bed.docker(&[
+        "run",
+        "--rm",
+        "--mount",
+        &format!("type=volume,volume-driver={driver},source=more,target=/m"),
+        "busybox",
+        "touch",
+        "/m/x",
+    ])
+    .ok();
+    assert!(place.join("more/x").exists());
+    if bed.is_ours() {
+        bed.kill_daemon();
+        bed.start_daemon();
+    }
+    assert!(bed.docker(&["volume", "rm", "theirs"]).fails(1).contains("in use"));
+    let mount = plugin
+        .calls("VolumeDriver.Mount")
+        .into_iter()
+        .filter(|call| call["Name"] == "theirs")
+        .next_back()
+        .unwrap();
+    bed.docker(&["rm", "-f", "up"]).ok();
+    until("it is unmounted for whom it was mounted", || {
+        plugin.calls("VolumeDriver.Unmount").contains(&mount).then_some(())
+    });
+    bed.docker(&["volume", "rm", "theirs", "more"]).ok();
+    assert_eq!(plugin.calls("VolumeDriver.Remove").len(), 2);
+    assert!(bed.docker(&["volume", "inspect", "theirs"]).fails(1).contains("no such volume"));
+    bed.finish();
+}
+
+#[test]
+fn what_a_plugin_refuses_or_says_wrongly_is_told() {
+    let bed = Bed::start();
+    bed.docker(&["pull", "busybox"]).ok();
+    let place = bed.path().join("plugin");
+    let bad = Plugin::start("bad", &place, &[("VolumeDriver.Create", r#"{"Err":"the storage is on fire"}"#)]);
+    let error = bed.docker(&["volume", "create", "-d", &bad.name, "v1"]).fails(1);
+    assert!(error.contains("VolumeDriver.Create: the storage is on fire"), "{error}");
+    let odd = Plugin::start("odd", &place, &[("VolumeDriver.Mount", r#"{"Err":"cannot"}"#)]);
+    bed.docker(&["volume", "create", "-d", &odd.name, "v2"]).ok();
+    let error = bed.docker(&["run", "--rm", "-v", "v2:/x", "busybox", "true"]).fails(125);
+    assert!(error.contains("VolumeDriver.Mount: cannot"), "{error}");
+    bed.docker(&["volume", "rm", "v2"]).ok();
+    let other = Plugin::start("other", &place, &[("Plugin.Activate", r#"{"Implements":["NetworkDriver"]}"#)]);
+    let error = bed.docker(&["volume", "create", "-d", &other.name, "v3"]).fails(1);
+    assert!(error.contains("does not implement"), "{error}");
+    if bed.is_ours() {
+        let lost = Plugin::start(
+            "lost",
+            &place,
+            &[("VolumeDriver.Mount", r#"{"Mountpoint":"../x"}"#), ("VolumeDriver.List", "not JSON")],
+        );
+        bed.docker(&["volume", "create", "-d", &lost.name, "v4"]).ok();
+        let error = bed.docker(&["run", "--rm", "-v", "v4:/x", "busybox", "true"]).fails(125);
+        assert!(error.contains("no absolute path"), "{error}");
+        let list = bed.api("GET", "/volumes", "").json();
+        assert!(list["Warnings"].to_string().contains("no JSON"), "{list}");
+        bed.docker(&["volume", "rm", "v4"]).ok();
+        for name in ["../evil", "..", "a/b"] {
+            assert!(bed.docker(&["volume", "create", "-d", name, "v5"]).fails(1).contains("not found"));
+        }
+    }
+    bed.finish();
+}
