@@ -45,13 +45,20 @@ fn main() -> ExitCode {
     if reaper::is_asked_for(args.next().as_deref()) {
         return ExitCode::from(u8::try_from(reaper::run(args)).unwrap_or(u8::MAX));
     }
-    match serve() {
+    let role = if args.next().is_some_and(|arg| arg == "hold") { hold } else { serve };
+    match role() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say!("{error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// The role of a placeholder: the first process of a systemd scope, until the container's own is there.
+fn hold() -> std::io::Result<()> {
+    sys::name_process(c"berth-hold");
+    std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).map(drop)
 }
 
 fn serve() -> std::io::Result<()> {

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use berth_api::types::container_create::Ulimit;
-use berth_domain::{Error, Result};
+use berth_domain::{CgroupDriver, Error, Result};
 use berth_engine::{Engine, EngineConfig};
 use berth_image::{Images, ImagesConfig};
 use berth_network::{NetworkConfig, Networks};
@@ -66,6 +66,7 @@ pub(crate) async fn open(
     shutdown: watch::Receiver<bool>,
 ) -> Result<App> {
     let host = blocking(HostInfo::read).await?;
+    check_cgroup_driver(settings.cgroup_driver, &host)?;
     let registry = Client::new(registry_config(&settings))?;
     let images = {
         let (config, registry) = (images_config(&settings), registry.clone());
@@ -93,6 +94,24 @@ pub(crate) async fn open(
     let id = engine_id(&settings.data_root)?;
     let parts = Parts { engine, images, volumes, registry, host, id };
     Ok(App::new(parts, settings, shutdown))
+}
+
+/// Better refused now than at every start.
+fn check_cgroup_driver(driver: CgroupDriver, host: &HostInfo) -> Result<()> {
+    let refused = |why: &str| {
+        Err(Error::invalid(format!(
+            "exec-opts native.cgroupdriver=systemd: {why}; use native.cgroupdriver=cgroupfs"
+        )))
+    };
+    match driver {
+        CgroupDriver::Systemd if host.cgroup_version() != "2" => {
+            refused("this host does not use the unified cgroup hierarchy (cgroup v2) alone")
+        }
+        CgroupDriver::Systemd if !Path::new("/run/systemd/private").exists() => {
+            refused("systemd does not run on this host")
+        }
+        CgroupDriver::Systemd | CgroupDriver::Cgroupfs => Ok(()),
+    }
 }
 
 /// Work on the disk runs beside the tasks.
@@ -162,6 +181,7 @@ fn engine_config(settings: &Settings, files: OpenFiles) -> EngineConfig {
         init_path: settings.init_path.clone(),
         seccomp_profile: settings.seccomp_profile.clone(),
         cgroup_parent: settings.cgroup_parent.clone(),
+        cgroup_driver: settings.cgroup_driver,
         no_new_privileges: settings.no_new_privileges,
         host_gateway_ips: settings.host_gateway_ips.clone(),
         ..EngineConfig::new(&settings.data_root, &settings.exec_root)

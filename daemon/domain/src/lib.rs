@@ -3,6 +3,7 @@
 //! No serde, no tokio: what is here outlives wire formats and disk formats.
 #![forbid(unsafe_code)]
 
+pub mod cgroup;
 pub mod container;
 pub mod duration;
 pub mod error;
@@ -16,6 +17,7 @@ pub mod restart;
 pub mod signal;
 pub mod step;
 
+pub use cgroup::CgroupDriver;
 pub use container::Status;
 pub use error::{Error, Meaning, Result};
 pub use event::{Event, EventKind};

@@ -15,7 +15,7 @@ use berth_network::{
     EndpointRequest, NetworkRecord, NetworkRequest, NetworkView, Sandbox, SandboxRecord, SandboxRequest,
 };
 use berth_runtime::link::{Adoption, HeldFds};
-use berth_runtime::{ShimError, ShimEvent};
+use berth_runtime::{Scope, ShimError, ShimEvent};
 use berth_shim_proto::{Attach, Exec, Launch, State, Target};
 use serde::Deserialize as _;
 use tokio::sync::mpsc;
@@ -138,6 +138,15 @@ impl Shims for berth_runtime::Shims {
 
     fn install_init(&self, path: &Path) -> Result<()> {
         berth_runtime::Shims::install_init(self, path)
+    }
+
+    fn scope<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        slice: &'a str,
+        cgroup: &'a str,
+    ) -> Fut<'a, Result<Option<Scope>>> {
+        Box::pin(async move { berth_runtime::Shims::scope(self, id, slice, cgroup).await.map(Some) })
     }
 
     fn connect<'a>(&'a self, id: &'a ContainerId, run_dir: &'a Path) -> Fut<'a, Result<Found>> {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use berth_api::types::container_create::Ulimit;
+use berth_domain::CgroupDriver;
 
 /// Settings of the engine.
 #[derive(Debug, Clone)]
@@ -40,6 +41,8 @@ pub struct EngineConfig {
     pub init: bool,
     /// Cgroup under which containers' cgroups are made.
     pub cgroup_parent: String,
+    /// Who lays out the cgroups below it.
+    pub cgroup_driver: CgroupDriver,
     /// Set no_new_privs in every container.
     pub no_new_privileges: bool,
     /// Content of the seccomp profile that containers get; `None` for the built-in one.
@@ -82,6 +85,7 @@ impl EngineConfig {
             default_cgroupns_mode: String::new(),
             init: false,
             cgroup_parent: "/berth".into(),
+            cgroup_driver: CgroupDriver::Cgroupfs,
             no_new_privileges: false,
             seccomp_profile: None,
             init_path: None,

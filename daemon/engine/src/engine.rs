@@ -98,6 +98,7 @@ impl Engine {
     pub(crate) async fn open_with(config: EngineConfig, backends: Backends) -> Result<Arc<Self>> {
         let defaults = spec::Defaults {
             cgroup_parent: config.cgroup_parent.clone(),
+            cgroup_driver: config.cgroup_driver,
             ulimits: config.default_ulimits.clone(),
             shm_size: config.default_shm_size,
             no_new_privileges: config.no_new_privileges,
@@ -226,11 +227,22 @@ impl Engine {
 
     /// A container's cgroup, as its spec says.
     pub(crate) fn cgroup_path(&self, now: &Snapshot) -> String {
-        let parent = match &*now.host_config.resources.cgroup_parent {
-            "" => &*self.config.cgroup_parent,
+        self.cgroup_of(self.cgroup_parent(now), &now.id)
+    }
+
+    /// Below what a container's cgroup is made.
+    pub(crate) fn cgroup_parent<'a>(&'a self, now: &'a Snapshot) -> &'a str {
+        match &*now.host_config.resources.cgroup_parent {
+            "" => &self.config.cgroup_parent,
             parent => parent,
-        };
-        format!("/{}/{}", parent.trim_matches('/'), now.id)
+        }
+    }
+
+    /// The cgroup that a container has below a parent. A parent that is none was refused at create; where one is left
+    /// over from other settings, what is looked for is simply not there.
+    pub(crate) fn cgroup_of(&self, parent: &str, id: &ContainerId) -> String {
+        let path = self.config.cgroup_driver.path(parent, id.as_str());
+        path.unwrap_or_else(|_| format!("/berth/{id}"))
     }
 
     /// Where tests make things fail.

@@ -20,7 +20,7 @@ use berth_network::{
     SandboxRecord, SandboxRequest,
 };
 use berth_runtime::link::HeldFds;
-use berth_runtime::{HostFacts, ShimError, ShimEvent};
+use berth_runtime::{HostFacts, Scope, ShimError, ShimEvent};
 use berth_shim_proto::{Attach, Exec, ExitRecord, Failure, FailureKind, Launch, State, Target};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -407,6 +407,15 @@ impl Shims for FakeShims {
             let shim: Arc<dyn Shim> = shim;
             Ok(shim)
         })
+    }
+
+    fn scope<'a>(
+        &'a self,
+        _id: &'a ContainerId,
+        _slice: &'a str,
+        _cgroup: &'a str,
+    ) -> Fut<'a, Result<Option<Scope>>> {
+        Box::pin(async { Ok(None) })
     }
 
     fn connect<'a>(&'a self, id: &'a ContainerId, _run_dir: &'a Path) -> Fut<'a, Result<Found>> {

@@ -367,7 +367,7 @@ impl Engine {
             Ok(Found::Ended(_) | Found::Lost(None)) => {}
             Err(error) => tracing::warn!(container = %id, error = error.chain(), "finding a leftover shim"),
         }
-        undo::clear_cgroup(format!("/{}/{id}", self.config.cgroup_parent.trim_matches('/'))).await;
+        undo::clear_cgroup(self.cgroup_of(&self.config.cgroup_parent, id)).await;
         undo::unmount(&dir.join("shm"));
         undo::remove_dir(dir).await;
     }

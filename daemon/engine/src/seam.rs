@@ -18,7 +18,7 @@ use berth_network::{
     EndpointRequest, NetworkRecord, NetworkRequest, NetworkView, Sandbox, SandboxRecord, SandboxRequest,
 };
 use berth_runtime::link::HeldFds;
-use berth_runtime::{ShimError, ShimEvent};
+use berth_runtime::{Scope, ShimError, ShimEvent};
 use berth_shim_proto::{Attach, Exec, ExitRecord, Launch, PidRecord, State, Target};
 use tokio::sync::mpsc;
 
@@ -109,6 +109,13 @@ pub(crate) trait Shims: Send + Sync + fmt::Debug {
     fn spawn<'a>(&'a self, id: &'a ContainerId, run_dir: &'a Path) -> Fut<'a, Result<Arc<dyn Shim>>>;
     /// Writes the program that is the init of containers which ask for one. Blocking.
     fn install_init(&self, path: &Path) -> Result<()>;
+    /// Has systemd make the scope that a container's group is in; to be kept until init runs.
+    fn scope<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        slice: &'a str,
+        cgroup: &'a str,
+    ) -> Fut<'a, Result<Option<Scope>>>;
     /// Finds one, or what it left.
     fn connect<'a>(&'a self, id: &'a ContainerId, run_dir: &'a Path) -> Fut<'a, Result<Found>>;
 }

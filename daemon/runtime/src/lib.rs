@@ -13,9 +13,11 @@
 
 mod host;
 pub mod link;
+pub mod scope;
 pub mod seccomp;
 pub mod spec;
 
 pub use host::{CgroupLayout, HostFacts, Limits};
 pub use link::{Adoption, HeldFds, Launched, Shim, ShimConfig, ShimError, ShimEvent, Shims, kill_remains};
+pub use scope::Scope;
 pub use seccomp::{SeccompCache, SeccompFilter};

@@ -147,7 +147,7 @@ pub(crate) async fn system_info(app: Arc<App>, call: Call) -> Answer {
         n_goroutines: number(tokio::runtime::Handle::current().metrics().num_alive_tasks()),
         system_time: jiff::Timestamp::now().to_string(),
         logging_driver: settings.log_driver.clone(),
-        cgroup_driver: "cgroupfs".to_owned(),
+        cgroup_driver: settings.cgroup_driver.name().to_owned(),
         cgroup_version: host.cgroup_version().to_owned(),
         n_events_listener: 0,
         kernel_version: host.kernel.clone(),

@@ -140,6 +140,9 @@ pub(crate) struct Flags {
     /// Cgroup under which those of containers are made
     #[arg(long, value_name = "PATH")]
     cgroup_parent: Option<String>,
+    /// KEY=VALUE: native.cgroupdriver is cgroupfs or systemd; may be repeated
+    #[arg(long, value_name = "OPTION")]
+    exec_opt: Vec<String>,
     /// Set no_new_privs in every container
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     no_new_privileges: Option<bool>,
@@ -305,6 +308,7 @@ impl Flags {
             init_path: self.init_path.clone(),
             seccomp_profile: self.seccomp_profile.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
+            exec_opts: list(&self.exec_opt),
             no_new_privileges: self.no_new_privileges,
             labels: list(&self.label),
             shutdown_timeout: self.shutdown_timeout,

@@ -52,6 +52,7 @@ pub(crate) struct Given {
     pub(crate) init_path: Option<String>,
     pub(crate) seccomp_profile: Option<String>,
     pub(crate) cgroup_parent: Option<String>,
+    pub(crate) exec_opts: Option<Vec<String>>,
     pub(crate) no_new_privileges: Option<bool>,
     pub(crate) labels: Option<Vec<String>>,
     pub(crate) shutdown_timeout: Option<i64>,

@@ -58,6 +58,7 @@ pub(super) fn support(key: &str) -> Option<Support> {
         | "cgroup-parent"
         | "no-new-privileges"
         | "labels"
+        | "exec-opts"
         | "shutdown-timeout"
         | "shim-path"
         | "min-api-version" => Done,
@@ -86,7 +87,6 @@ pub(super) fn support(key: &str) -> Option<Support> {
         | "iptables"
         | "ip6tables"
         | "storage-opts"
-        | "exec-opts"
         | "cpu-rt-period"
         | "cpu-rt-runtime"
         | "metrics-addr"

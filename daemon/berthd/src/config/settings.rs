@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use berth_api::ApiVersion;
 use berth_api::types::container_create::Ulimit;
-use berth_domain::{Error, Result};
+use berth_domain::{CgroupDriver, Error, Result};
 use berth_engine::OciRuntime;
 use berth_network::{AddressPool, Ipv4Net};
 
@@ -148,6 +148,7 @@ pub(crate) struct Settings {
     /// The profile's text; `None` for the built-in one.
     pub(crate) seccomp_profile: Option<String>,
     pub(crate) cgroup_parent: String,
+    pub(crate) cgroup_driver: CgroupDriver,
     pub(crate) no_new_privileges: bool,
     pub(crate) labels: Vec<String>,
     pub(crate) shutdown_timeout: Duration,
@@ -276,6 +277,7 @@ impl Settings {
             (Some(one), None) => addresses("host-gateway-ip", Some(&vec![one.clone()]))?,
             (None, many) => addresses("host-gateway-ip", many.as_ref())?,
         };
+        let cgroup_driver = Self::cgroup_driver(given)?;
         let min: Option<ApiVersion> =
             parsed("min-api-version", given.min_api_version.as_ref(), "major.minor expected")?;
         let min = min.unwrap_or(ApiVersion::OLDEST);
@@ -348,20 +350,8 @@ impl Settings {
             init: given.init.unwrap_or(false),
             init_path: Self::init_path(given)?,
             seccomp_profile: Self::seccomp_profile(given)?,
-            cgroup_parent: match given.cgroup_parent.as_deref() {
-                None | Some("") => "/berth".to_owned(),
-                Some(path) if path.ends_with(".slice") => {
-                    return Err(bad(
-                        "cgroup-parent",
-                        path,
-                        "slices need the systemd cgroup driver, which is not there",
-                    ));
-                }
-                Some(path) if path.split('/').any(|part| part == "..") => {
-                    return Err(bad("cgroup-parent", path, "`..` is not allowed"));
-                }
-                Some(path) => format!("/{}", path.trim_matches('/')),
-            },
+            cgroup_parent: Self::cgroup_parent(given, cgroup_driver)?,
+            cgroup_driver,
             no_new_privileges: given.no_new_privileges.unwrap_or(false),
             labels: given.labels.clone().unwrap_or_default(),
             shutdown_timeout: Duration::from_secs(at_least(
@@ -373,6 +363,38 @@ impl Settings {
             shim_path: given.shim_path.as_ref().map(PathBuf::from),
             min_api_version: min,
         })
+    }
+
+    /// Who lays out cgroups.
+    fn cgroup_driver(given: &Given) -> Result<CgroupDriver> {
+        let mut driver = CgroupDriver::default();
+        for option in given.exec_opts.iter().flatten() {
+            driver = match option.split_once('=') {
+                Some(("native.cgroupdriver", "cgroupfs")) => CgroupDriver::Cgroupfs,
+                Some(("native.cgroupdriver", "systemd")) => CgroupDriver::Systemd,
+                _ => {
+                    return Err(bad(
+                        "exec-opts",
+                        option,
+                        "native.cgroupdriver=cgroupfs or =systemd expected",
+                    ));
+                }
+            };
+        }
+        Ok(driver)
+    }
+
+    /// Below what the cgroups of containers are made, as the driver knows it.
+    fn cgroup_parent(given: &Given, driver: CgroupDriver) -> Result<String> {
+        let parent = match given.cgroup_parent.as_deref() {
+            None | Some("") => driver.default_parent(),
+            Some(path) if path.ends_with(".slice") && driver == CgroupDriver::Cgroupfs => {
+                return Err(bad("cgroup-parent", path, "slices need --exec-opt native.cgroupdriver=systemd"));
+            }
+            Some(path) => path,
+        };
+        driver.path(parent, "id").map_err(|e| bad("cgroup-parent", parent, &e.to_string()))?;
+        Ok(parent.to_owned())
     }
 
     /// As told; otherwise it is our own.

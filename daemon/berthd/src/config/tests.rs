@@ -85,7 +85,13 @@ fn every_mistake_is_named() {
     );
     refused(&["--seccomp-profile", "/nonexistent"], "", "invalid seccomp-profile \"/nonexistent\"");
     refused(&["--init-path", "/nonexistent"], "", "invalid init-path \"/nonexistent\"");
-    refused(&["--cgroup-parent", "x.slice"], "", "systemd cgroup driver");
+    refused(&["--cgroup-parent", "x.slice"], "", "slices need --exec-opt native.cgroupdriver=systemd");
+    refused(&["--exec-opt", "native.cgroupdriver=x"], "", "cgroupfs or =systemd expected");
+    refused(
+        &["--cgroup-parent", "/x", "--exec-opt", "native.cgroupdriver=systemd"],
+        "",
+        "valid slice named as \"xxx.slice\"",
+    );
     refused(&[], r#"{"min-api-version":"1.20"}"#, "from 1.24 to 1.55");
 }
 

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use berth_domain::container::Request;
-use berth_domain::{ContainerId, Error, Result};
+use berth_domain::{CgroupDriver, ContainerId, Error, Result};
 use berth_network::{Mode, Sandbox, SandboxRecord, SandboxRequest};
 use berth_runtime::spec::{self, Namespaces, Share, Shm, SpecInput};
-use berth_runtime::{SeccompFilter, ShimError, ShimEvent};
+use berth_runtime::{Scope, SeccompFilter, ShimError, ShimEvent};
 use berth_shim_proto::{FailureKind, HeldFd, Launch, Root, SPEC_FILE, TerminalSize};
 use berth_volume::Sources;
 use jiff::Timestamp;
@@ -187,9 +187,10 @@ impl Flight {
         undo.push(Step::Sandbox);
         let request = self.sandbox_request(borrowed.netns.take());
         // Only the sandbox can be waited for in vain; a spawn given up half-way would leave a shim to nobody.
-        let (sandbox, shim) = tokio::join!(
+        let (sandbox, shim, scope) = tokio::join!(
             cancel.race(engine.backends.networks.create(&self.id, request)),
-            engine.backends.shims.spawn(&self.id, &paths.run_dir)
+            engine.backends.shims.spawn(&self.id, &paths.run_dir),
+            self.scope(&engine)
         );
         if let Ok(shim) = &shim {
             undo.push(Step::Shim(Arc::clone(shim), shim.events()));
@@ -197,6 +198,8 @@ impl Flight {
         let sandbox = sandbox.ok_or_else(|| cancelled(&self.id))?;
         let sandbox = sandbox.map_err(|error| error.context("failed to set up container networking"))?;
         let shim = shim?;
+        // Until init has been born into the scope's group, this is what keeps it.
+        let _scope = scope?;
         engine.fault("sandbox and shim")?;
 
         let started_at = Timestamp::now();
@@ -224,6 +227,15 @@ impl Flight {
             undo.settle().ok_or_else(|| Error::internal("the shim's events were taken by somebody else"))?;
         let sandbox = Some(sandbox.record).filter(|record| !record.sandbox_id.is_empty());
         Ok(Started { shim, events, pid, sandbox, started_at, since, still })
+    }
+
+    /// The unit that the container's cgroup belongs to, where systemd lays cgroups out.
+    async fn scope(&self, engine: &Engine) -> Result<Option<Scope>> {
+        if engine.config.cgroup_driver == CgroupDriver::Cgroupfs {
+            return Ok(None);
+        }
+        let cgroup = engine.cgroup_path(&self.now);
+        engine.backends.shims.scope(&self.id, engine.cgroup_parent(&self.now), &cgroup).await
     }
 
     /// What other containers lend: all of them must run.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use berth_domain::{ContainerId, Error, Result};
 use berth_sys::atomic::Durability;
+use berth_sys::cgroup::Hierarchies;
 use berth_sys::pidfd::PidFd;
 use berth_sys::{memfd, seqpacket};
 use tokio::sync::{mpsc, watch};
@@ -22,6 +23,8 @@ use tracing::Instrument;
 
 use super::requests::{Inner, Line, Shim, Socket};
 use super::supervisor::{CHANNEL, Supervisor, register};
+use crate::scope::{Scope, Scopes};
+
 use super::{Adoption, ShimConfig, ShimError, adopt, remains};
 
 /// Name of the program in `ps` and of its memfd.
@@ -36,6 +39,7 @@ pub struct Shims(Arc<Program>);
 #[derive(Debug)]
 struct Program {
     memfd: OwnedFd,
+    scopes: Scopes,
     config: ShimConfig,
 }
 
@@ -48,7 +52,7 @@ impl Shims {
     pub fn new(config: ShimConfig) -> Result<Self> {
         let memfd = memfd::sealed_program(NAME, &config.shim_path)
             .map_err(|e| Error::io("reading the shim program", &config.shim_path, e))?;
-        Ok(Self(Arc::new(Program { memfd, config })))
+        Ok(Self(Arc::new(Program { memfd, scopes: Scopes::default(), config })))
     }
 
     /// Where shims work.
@@ -114,6 +118,21 @@ impl Shims {
         // The task ends with the process it watches; nothing is lost when the runtime stops before that.
         drop(watch_over(id, supervisor, socket));
         Ok(shim)
+    }
+
+    /// Asks systemd for the scope that a container's group is in. It must be kept until init runs.
+    ///
+    /// # Errors
+    ///
+    /// There is no unified hierarchy; systemd is not there, refuses, or takes longer than half a minute.
+    pub async fn scope(&self, id: &ContainerId, slice: &str, cgroup: &str) -> Result<Scope> {
+        let hierarchies =
+            Hierarchies::detect().map_err(|e| Error::io("reading", Path::new("/proc/self/mountinfo"), e))?;
+        let unified = hierarchies
+            .unified
+            .filter(|_| hierarchies.v1.is_empty())
+            .ok_or_else(|| Error::invalid("the systemd cgroup driver needs cgroup v2"))?;
+        self.0.scopes.start(self.0.memfd.as_fd(), id, slice, &unified, cgroup).await
     }
 
     /// Finds a shim that an earlier daemon started, or what it left.

@@ -11,10 +11,10 @@ mod security;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use berth_api::types::container_create::{ContainerConfig, HostConfig, Resources, Ulimit};
-use berth_domain::{ContainerId, Error, Result};
+use berth_domain::{CgroupDriver, ContainerId, Error, Result};
 use oci_spec::runtime::{
     BoxBuilder, Linux, LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
     LinuxResources, Mount, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
@@ -82,6 +82,8 @@ pub enum Shm {
 pub struct Defaults {
     /// Parent of container cgroups, `/berth`.
     pub cgroup_parent: String,
+    /// Who lays out the tree below it.
+    pub cgroup_driver: CgroupDriver,
     /// `default-ulimits`.
     pub ulimits: Vec<Ulimit>,
     /// `default-shm-size` in bytes.
@@ -100,6 +102,7 @@ impl Default for Defaults {
     fn default() -> Self {
         Self {
             cgroup_parent: "/berth".to_owned(),
+            cgroup_driver: CgroupDriver::Cgroupfs,
             ulimits: Vec::new(),
             shm_size: 64 << 20,
             no_new_privileges: false,
@@ -442,17 +445,7 @@ fn namespaces_of(shares: &Namespaces, facts: &HostFacts) -> Result<Vec<LinuxName
 fn cgroups_path(host: &HostConfig, defaults: &Defaults, id: &str) -> Result<PathBuf> {
     let asked = host.resources.cgroup_parent.as_str();
     let parent = if asked.is_empty() { &defaults.cgroup_parent } else { asked };
-    let mut path = PathBuf::from("/");
-    for component in Path::new(parent).components() {
-        match component {
-            Component::Normal(name) => path.push(name),
-            Component::RootDir | Component::CurDir => {}
-            Component::ParentDir | Component::Prefix(_) => {
-                return Err(Error::invalid(format!("invalid cgroup parent {parent:?}: `..` is not allowed")));
-            }
-        }
-    }
-    Ok(path.join(id))
+    defaults.cgroup_driver.path(parent, id).map(PathBuf::from)
 }
 
 struct ProcessParts<'a> {

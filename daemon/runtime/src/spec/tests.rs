@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 //! The whole spec: Docker's default posture as a fixture that is reviewed as a diff. `BERTH_UPDATE_FIXTURES=1` rewrites it.
 
+use std::path::Path;
+
 use super::*;
 use berth_api::types::container_create::StrSlice;
 use serde_json::Value;
