@@ -56,6 +56,21 @@ fn reference() -> Option<PathBuf> {
     Some(PathBuf::from(target.strip_prefix("unix://").expect("BERTH_TEST_TARGET is unix:///path")))
 }
 
+/// Whether containers are to be in units: `BERTH_TEST_CGROUP_DRIVER=systemd`.
+fn under_systemd() -> bool {
+    std::env::var_os("BERTH_TEST_CGROUP_DRIVER").is_some_and(|driver| driver == "systemd")
+}
+
+/// A bed's cgroup or slice; of one component, wherever it is made.
+fn cgroup_parent(number: u32) -> String {
+    let pid = std::process::id();
+    if under_systemd() {
+        format!("berthtest{pid}x{number}.slice")
+    } else {
+        format!("berth-test-{pid}-{number}")
+    }
+}
+
 fn shim_path() -> PathBuf {
     if let Some(path) = std::env::var_os("BERTH_TEST_SHIM") {
         return PathBuf::from(path);
@@ -92,7 +107,7 @@ impl Bed {
             options,
             registry: None,
             daemon: None,
-            cgroup_parent: format!("berth-test-{}-{number}", std::process::id()),
+            cgroup_parent: cgroup_parent(number),
             finished: false,
         };
         if bed.is_ours() {
@@ -198,7 +213,8 @@ impl Bed {
             .arg("--shim-path")
             .arg(shim_path())
             .arg("--cgroup-parent")
-            .arg(format!("/{}", self.cgroup_parent))
+            .arg(&self.cgroup_parent)
+            .args(under_systemd().then_some("--exec-opt=native.cgroupdriver=systemd"))
             .args(["--registry-mirror", "http://127.0.0.1:5000"])
             .arg("--host")
             .arg(format!("unix://{}", self.socket.display()))

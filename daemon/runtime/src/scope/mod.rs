@@ -6,6 +6,9 @@
 //! (a group with processes cannot have controllers for its children) and ends once init runs, or when the daemon dies.
 //! systemd removes the scope when its last process has gone.
 
+mod bus;
+
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -15,13 +18,14 @@ use std::time::Duration;
 
 use berth_domain::cgroup::scope_name;
 use berth_domain::{ContainerId, Error, Result};
-use futures_util::StreamExt as _;
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
-use zbus::zvariant::{OwnedObjectPath, Value};
+use zvariant::{OwnedObjectPath, Value};
+
+use self::bus::{Bus, Method};
 
 /// systemd's own socket: root needs no message bus to speak to it.
-const PRIVATE: &str = "unix:path=/run/systemd/private";
+const PRIVATE: &str = "/run/systemd/private";
 /// A manager that takes longer has other worries.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The placeholder's group, beside the container's.
@@ -31,30 +35,18 @@ const HOLD: &str = "hold";
 
 type Properties<'a> = Vec<(&'a str, Value<'a>)>;
 
-#[zbus::proxy(
-    interface = "org.freedesktop.systemd1.Manager",
-    default_service = "org.freedesktop.systemd1",
-    default_path = "/org/freedesktop/systemd1",
-    gen_blocking = false
-)]
-trait Manager {
-    fn start_transient_unit(
-        &self,
-        name: &str,
-        mode: &str,
-        properties: Properties<'_>,
-        aux: Vec<(&str, Properties<'_>)>,
-    ) -> zbus::Result<OwnedObjectPath>;
-
-    #[zbus(signal)]
-    fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
-}
+const START: Method<'_> = Method {
+    destination: "org.freedesktop.systemd1",
+    path: "/org/freedesktop/systemd1",
+    interface: "org.freedesktop.systemd1.Manager",
+    member: "StartTransientUnit",
+};
 
 /// Asks systemd for scopes.
 #[derive(Debug, Default)]
 pub(crate) struct Scopes {
     /// Kept between containers; made anew when systemd has closed it, as it does when it is re-executed.
-    connection: Mutex<Option<zbus::Connection>>,
+    bus: Mutex<Option<Bus>>,
 }
 
 /// A scope that stays while this does, or longer if the container's processes have moved in.
@@ -101,34 +93,32 @@ impl Scopes {
         Ok(Scope { _placeholder: placeholder })
     }
 
-    async fn ask(&self, id: &ContainerId, slice: &str, pid: u32) -> zbus::Result<()> {
-        let mut kept = self.connection.lock().await;
-        if let Some(connection) = &*kept {
-            match start_unit(connection, id, slice, pid).await {
+    async fn ask(&self, id: &ContainerId, slice: &str, pid: u32) -> io::Result<()> {
+        let mut kept = self.bus.lock().await;
+        // Taken out, so that one that was given up half-way is not used again.
+        if let Some(mut bus) = kept.take() {
+            match start_unit(&mut bus, id, slice, pid).await {
                 Err(error) if broken(&error) => tracing::debug!(%error, "systemd has closed the connection"),
-                done => return done,
+                done => {
+                    *kept = Some(bus);
+                    return done;
+                }
             }
         }
-        let connection = zbus::connection::Builder::address(PRIVATE)?.p2p().build().await?;
-        let done = start_unit(&connection, id, slice, pid).await;
-        *kept = Some(connection);
+        let mut bus = Bus::connect(Path::new(PRIVATE)).await?;
+        let done = start_unit(&mut bus, id, slice, pid).await;
+        *kept = Some(bus);
         done
     }
 }
 
 /// Whether another connection may do better.
-fn broken(error: &zbus::Error) -> bool {
-    matches!(error, zbus::Error::InputOutput(_))
+fn broken(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
-async fn start_unit(
-    connection: &zbus::Connection,
-    id: &ContainerId,
-    slice: &str,
-    pid: u32,
-) -> zbus::Result<()> {
-    let manager = ManagerProxy::new(connection).await?;
-    let mut removed = manager.receive_job_removed().await?;
+async fn start_unit(bus: &mut Bus, id: &ContainerId, slice: &str, pid: u32) -> io::Result<()> {
     let description = format!("Berth container {}", id.short());
     let properties: Properties<'_> = vec![
         ("Description", description.into()),
@@ -142,17 +132,25 @@ async fn start_unit(
         ("TasksMax", u64::MAX.into()),
     ];
     let unit = scope_name(id.as_str());
-    let job = manager.start_transient_unit(&unit, "replace", properties, Vec::new()).await?;
-    while let Some(signal) = removed.next().await {
-        let ended = signal.args()?;
-        if ended.job == job {
-            return match ended.result.as_str() {
-                "done" => Ok(()),
-                other => Err(zbus::Error::Failure(format!("the job for {unit} ended as {other:?}"))),
-            };
+    let auxiliary: Vec<(&str, Properties<'_>)> = Vec::new();
+    let serial = bus.call(START, &(unit.as_str(), "replace", properties, auxiliary)).await?;
+    // The job may end before the reply to the call that began it.
+    let (mut job, mut ended) = (None, HashMap::new());
+    loop {
+        let message = bus.next().await?;
+        if message.answers(serial) {
+            job = Some(message.content::<OwnedObjectPath>()?);
+        } else if message.is_signal("JobRemoved") {
+            let (_, path, _, result): (u32, OwnedObjectPath, String, String) = message.content()?;
+            ended.insert(path, result);
+        }
+        let result = job.as_ref().and_then(|job| ended.get(job));
+        match result.map(String::as_str) {
+            None => {}
+            Some("done") => return Ok(()),
+            Some(other) => return Err(io::Error::other(format!("the job for {unit} ended as {other:?}"))),
         }
     }
-    Err(zbus::Error::InputOutput(std::sync::Arc::new(io::ErrorKind::ConnectionReset.into())))
 }
 
 /// Moves a process from the scope's group to one below it.
