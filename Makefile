@@ -12,7 +12,7 @@ CARGO := ./tests/with-toolchain cargo
 # The shim is static and at a fixed address: it starts in half the time and shares nearly all of its memory.
 SHIM := $(TARGET)/$(TRIPLE)/shim/berth-shim
 
-.PHONY: all build release shim setup demo test unit blackbox check fmt clippy deny bench soak test-reference test-vm fixtures install clean
+.PHONY: all build release shim setup demo test unit blackbox check fmt clippy deny bench soak test-reference test-v2 test-vm fixtures install clean
 
 all: release shim
 

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use berth_domain::{Error, EventKind, Signal, Status};
 use berth_network::SandboxRecord;
-use berth_shim_proto::ExitRecord;
+use berth_runtime::ShimError;
+use berth_shim_proto::{ExitRecord, FailureKind};
 use berth_volume::MountType;
 use jiff::Timestamp;
 
@@ -311,8 +312,15 @@ impl Task {
             use berth_shim_proto::Target;
             let sent = async {
                 shim.signal(Target::Init, signal.number(), all).await?;
-                // A frozen process takes its signal when it is thawed.
-                if thaw { shim.freeze(false).await } else { Ok(()) }
+                if !thaw {
+                    return Ok(());
+                }
+                // A frozen process takes its signal when it is thawed; one that was killed may have gone before that.
+                match shim.freeze(false).await {
+                    Err(ShimError::Gone) => Ok(()),
+                    Err(ShimError::Failed(failure)) if failure.kind == FailureKind::NotRunning => Ok(()),
+                    thawed => thawed,
+                }
             };
             match tokio::time::timeout(crate::task::SIGNAL_PATIENCE, sent).await {
                 Ok(Ok(())) => Ok(()),

@@ -279,3 +279,26 @@ fn a_corrupt_layer_from_the_registry() {
     bed.docker(&["pull", "busybox"]).ok();
     bed.finish();
 }
+
+#[test]
+fn a_refusal_is_read_though_the_client_still_sends() {
+    use std::io::{Read as _, Write as _};
+    let bed = bed();
+    // The socket's buffer holds far less than this: who is refused and cut off meets a broken pipe while it writes.
+    let piece = [0u8; 64 << 10];
+    for _ in 0..10 {
+        let mut stream = std::os::unix::net::UnixStream::connect(bed.socket()).unwrap();
+        let head = "PUT /v1.50/containers/nope/archive?path=/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+        stream.write_all(head.as_bytes()).unwrap();
+        for _ in 0..64 {
+            stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).unwrap();
+            stream.write_all(&piece).unwrap();
+            stream.write_all(b"\r\n").unwrap();
+        }
+        stream.write_all(b"0\r\n\r\n").unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 404");
+    }
+    bed.finish();
+}

@@ -5,6 +5,7 @@
 
 mod api;
 mod bad_input;
+mod cgroups;
 mod crash;
 mod cut;
 mod exec;
