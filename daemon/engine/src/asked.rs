@@ -221,7 +221,7 @@ fn refuse_unknown_wishes(host: &HostConfig) -> Result<()> {
             Ok(())
         }
     };
-    not_yet(host.storage_opt.as_ref().is_some_and(|options| !options.is_empty()), "StorageOpt")?;
+    crate::storage::size(host)?;
     not_yet(host.resources.device_requests.as_ref().is_some_and(|r| !r.is_empty()), "DeviceRequests")?;
     if !matches!(&*host.userns_mode, "" | "host") {
         return Err(Error::invalid(format!("invalid USER mode: {}", host.userns_mode)));

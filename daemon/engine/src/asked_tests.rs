@@ -109,6 +109,7 @@ fn what_collides() {
     check_refused(json!({"Env": ["=x"]}), "invalid environment variable: =x");
     check_refused(json!({"HostConfig": {"Runtime": "nope"}}), "unknown or invalid runtime name: nope");
     check_refused(json!({"HostConfig": {"PidMode": "nope"}}), "invalid PID mode: nope");
+    check_refused(json!({"HostConfig": {"StorageOpt": {"inodes": "1"}}}), "unknown option inodes");
     check_refused(
         json!({"NetworkingConfig": {"EndpointsConfig": {"bridge": {"IPAMConfig": {"IPv4Address": "1.2.3.4"}}}}}),
         "invalid config for network bridge: invalid endpoint settings:\n* user specified IP address is supported on user \
@@ -121,7 +122,6 @@ fn what_collides() {
 fn what_is_not_there_is_named() {
     for (host, field) in [
         (json!({"Links": ["a"]}), "Links"),
-        (json!({"StorageOpt": {"size": "1g"}}), "StorageOpt"),
         (json!({"DeviceRequests": [{}]}), "DeviceRequests"),
         (json!({"LogConfig": {"Type": "syslog"}}), "LogConfig"),
     ] {

@@ -54,6 +54,7 @@ mod recover;
 mod recover_tests;
 mod seam;
 mod snapshot;
+mod storage;
 mod tarball;
 mod task;
 mod undo;

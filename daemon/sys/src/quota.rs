@@ -59,6 +59,23 @@ const SET: u32 = 0x5804 << 8 | 2;
 /// Quotas are counted in these.
 const UNIT: u64 = 512;
 
+#[allow(unsafe_code)]
+fn attributes(file: &File) -> io::Result<FsXattr> {
+    let mut attributes = FsXattr::default();
+    // SAFETY: the structure is the one that this request fills, and outlives the call.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FSGETXATTR, &raw mut attributes) }.into())?;
+    Ok(attributes)
+}
+
+/// The project that a directory is in; 0 for none.
+///
+/// # Errors
+///
+/// `Unsupported` where the file system has no projects.
+pub fn project(directory: &Path) -> io::Result<u32> {
+    Ok(attributes(&File::open(directory)?)?.projid)
+}
+
 /// Puts an empty directory in a project.
 ///
 /// # Errors
@@ -67,9 +84,7 @@ const UNIT: u64 = 512;
 #[allow(unsafe_code)]
 pub fn set_project(directory: &Path, project: u32) -> io::Result<()> {
     let file = File::open(directory)?;
-    let mut attributes = FsXattr::default();
-    // SAFETY: the structure is the one that this request fills, and outlives the call.
-    check(unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FSGETXATTR, &raw mut attributes) }.into())?;
+    let mut attributes = attributes(&file)?;
     attributes.projid = project;
     attributes.xflags |= PROJINHERIT;
     // SAFETY: the structure is the one that this request reads, and outlives the call.

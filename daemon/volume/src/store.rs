@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use berth_domain::{ContainerId, Error, Meaning, Result};
+use berth_domain::{ContainerId, Error, Result};
 
 use crate::disk::{self, LOCAL};
 use crate::mounted::{self, Mountable, Mounted};
@@ -216,9 +216,7 @@ impl Volumes {
             }
             Err(error) => {
                 self.settle(&name, None);
-                // The driver's name is what matters then, as the reference has it.
-                let found = error.meaning() != Meaning::NotFound;
-                Err(if found { error.context(format!("create {name}")) } else { error })
+                Err(error.context(format!("create {name}")))
             }
         }
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Volumes of plugins, which are little servers on sockets.
+//! Volumes of plugins, which are little servers on sockets. The reference engine of `make test-reference` has a /run of its
+//! own and does not see them; what is asked and answered is taken from docs.docker.com/engine/extend/plugins_volume.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -130,6 +131,9 @@ fn serve(
 #[test]
 fn a_plugin_makes_mounts_lists_and_removes_its_volumes() {
     let mut bed = Bed::start();
+    if !bed.is_ours() {
+        return bed.finish();
+    }
     bed.docker(&["pull", "busybox"]).ok();
     let place = bed.path().join("plugin");
     let plugin = Plugin::start("good", &place, &[]);
@@ -176,10 +180,8 @@ fn a_plugin_makes_mounts_lists_and_removes_its_volumes() {
     ])
     .ok();
     assert!(place.join("more/x").exists());
-    if bed.is_ours() {
-        bed.kill_daemon();
-        bed.start_daemon();
-    }
+    bed.kill_daemon();
+    bed.start_daemon();
     assert!(bed.docker(&["volume", "rm", "theirs"]).fails(1).contains("in use"));
     let mount = plugin
         .calls("VolumeDriver.Mount")
@@ -200,6 +202,9 @@ fn a_plugin_makes_mounts_lists_and_removes_its_volumes() {
 #[test]
 fn what_a_plugin_refuses_or_says_wrongly_is_told() {
     let bed = Bed::start();
+    if !bed.is_ours() {
+        return bed.finish();
+    }
     bed.docker(&["pull", "busybox"]).ok();
     let place = bed.path().join("plugin");
     let bad = Plugin::start("bad", &place, &[("VolumeDriver.Create", r#"{"Err":"the storage is on fire"}"#)]);
@@ -213,21 +218,19 @@ fn what_a_plugin_refuses_or_says_wrongly_is_told() {
     let other = Plugin::start("other", &place, &[("Plugin.Activate", r#"{"Implements":["NetworkDriver"]}"#)]);
     let error = bed.docker(&["volume", "create", "-d", &other.name, "v3"]).fails(1);
     assert!(error.contains("does not implement"), "{error}");
-    if bed.is_ours() {
-        let lost = Plugin::start(
-            "lost",
-            &place,
-            &[("VolumeDriver.Mount", r#"{"Mountpoint":"../x"}"#), ("VolumeDriver.List", "not JSON")],
-        );
-        bed.docker(&["volume", "create", "-d", &lost.name, "v4"]).ok();
-        let error = bed.docker(&["run", "--rm", "-v", "v4:/x", "busybox", "true"]).fails(125);
-        assert!(error.contains("no absolute path"), "{error}");
-        let list = bed.api("GET", "/volumes", "").json();
-        assert!(list["Warnings"].to_string().contains("no JSON"), "{list}");
-        bed.docker(&["volume", "rm", "v4"]).ok();
-        for name in ["../evil", "..", "a/b"] {
-            assert!(bed.docker(&["volume", "create", "-d", name, "v5"]).fails(1).contains("not found"));
-        }
+    let lost = Plugin::start(
+        "lost",
+        &place,
+        &[("VolumeDriver.Mount", r#"{"Mountpoint":"../x"}"#), ("VolumeDriver.List", "not JSON")],
+    );
+    bed.docker(&["volume", "create", "-d", &lost.name, "v4"]).ok();
+    let error = bed.docker(&["run", "--rm", "-v", "v4:/x", "busybox", "true"]).fails(125);
+    assert!(error.contains("no absolute path"), "{error}");
+    let list = bed.api("GET", "/volumes", "").json();
+    assert!(list["Warnings"].to_string().contains("no JSON"), "{list}");
+    bed.docker(&["volume", "rm", "v4"]).ok();
+    for name in ["../evil", "..", "a/b"] {
+        assert!(bed.docker(&["volume", "create", "-d", name, "v5"]).fails(1).contains("not found"));
     }
     bed.finish();
 }

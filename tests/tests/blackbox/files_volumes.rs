@@ -63,18 +63,20 @@ fn options_of_local_volumes_are_those_of_mount() {
     bed.docker(&["rm", "-f", "cold"]).ok();
     bed.docker(&["volume", "rm", "ram"]).ok();
 
-    // A directory of the host, read-only.
+    // A directory of the host, read-only. The reference engine has a host of its own.
     let host = bed.path().join("device");
     fs::create_dir(&host).unwrap();
     fs::write(host.join("f"), "of the host").unwrap();
     let device = format!("device={}", host.display());
-    bed.docker(&["volume", "create", "-o", "type=none", "-o", "o=bind,ro", "-o", &device, "fixed"]).ok();
-    let look = "cat /x/f; touch /x/g 2>&1 | grep -c Read-only";
-    assert_eq!(
-        bed.docker(&["run", "--rm", "-v", "fixed:/x", "busybox", "sh", "-c", look]).ok(),
-        "of the host1"
-    );
-    bed.docker(&["volume", "rm", "fixed"]).ok();
+    if bed.is_ours() {
+        bed.docker(&["volume", "create", "-o", "type=none", "-o", "o=bind,ro", "-o", &device, "fixed"]).ok();
+        let look = "cat /x/f; touch /x/g 2>&1 | grep -c Read-only";
+        assert_eq!(
+            bed.docker(&["run", "--rm", "-v", "fixed:/x", "busybox", "sh", "-c", look]).ok(),
+            "of the host1"
+        );
+        bed.docker(&["volume", "rm", "fixed"]).ok();
+    }
     assert!(host.join("f").exists());
 
     let refused = |options: &[&str], words: &str| {
@@ -148,7 +150,8 @@ fn volumes_are_filled_shared_kept_and_removed() {
         assert!(listed.lines().any(|name| name == "named"), "{filter}: {listed}");
     }
     bed.docker(&["volume", "prune", "-f", "-a"]).ok();
-    assert_eq!(bed.docker(&["volume", "ls", "-q"]).ok(), "");
+    let left = bed.docker(&["volume", "ls", "-q"]).ok();
+    assert!(left.lines().all(|name| !["full", "empty", "named"].contains(&name)), "{left}");
     bed.finish();
 }
 
@@ -172,11 +175,11 @@ fn parts_of_volumes_are_mounted_and_never_lead_out() {
     run("a/b", &["sh", "-c", "echo more > /part/g"]).ok();
     assert_eq!(exec(&bed, "maker", "cat /all/a/b/g"), "more");
     for (bad, words) in [("nothing", "no such file or directory"), ("out", "escapes"), ("up", "escapes")] {
-        let error = run(bad, &["true"]).fails(125);
-        assert!(
-            error.contains(words) || (!bed.is_ours() && error.contains("cannot access path")),
-            "{bad}: {error}"
-        );
+        let failed = run(bad, &["true"]);
+        // The command line takes some of the words for those of a missing command (127).
+        assert!([125, 127].contains(&failed.code), "{bad}: {failed:?}");
+        let as_theirs = !bed.is_ours() && failed.stderr.contains("cannot access path");
+        assert!(failed.stderr.contains(words) || as_theirs, "{bad}: {failed:?}");
     }
     for bad in ["/etc", "../x"] {
         let error = run(bad, &["true"]).fails(125);
@@ -218,14 +221,7 @@ fn an_image_is_a_read_only_mount() {
     let whole = "type=image,source=content:v1,target=/img";
     let look = "cat /img/data/sub/f; ls /img/etc/os-release 2>/dev/null; touch /img/x 2>&1 | grep -c Read-only; cat /proc/mounts | grep -c ' /img '";
     let seen = bed.docker(&["run", "--rm", "--mount", whole, "busybox", "sh", "-c", look]);
-    if !bed.is_ours() && seen.code != 0 {
-        // Only with the containerd image store.
-        bed.docker(&["rmi", "content:v1"]).ok();
-        return bed.finish();
-    }
-    // Docker's can be written to, which is of no use: it goes with the container.
-    let expected = if bed.is_ours() { "v1\n1\n1" } else { "v1\n0\n1" };
-    assert_eq!(seen.ok(), expected);
+    assert_eq!(seen.ok(), "v1\n1\n1");
     let part = "type=image,source=content:v1,target=/img,image-subpath=data/sub";
     bed.docker(&["create", "--name", "cold", "--mount", part, "busybox", "sleep", "1000"]).ok();
     let to = bed.path().join("copied");

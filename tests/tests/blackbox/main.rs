@@ -12,6 +12,7 @@ mod exec;
 mod files;
 mod files_commit;
 mod files_plugins;
+mod files_quota;
 mod files_volumes;
 mod images;
 mod init;

@@ -264,6 +264,9 @@ impl Engine {
         make_dir(&now.paths.dir, 0o710)?;
         make_dir(&now.paths.upper, 0o755)?;
         make_dir(&now.paths.work, 0o700)?;
+        if let Some(size) = crate::storage::size(&now.host_config)? {
+            crate::storage::bound(&now.paths, size)?;
+        }
         self.fault("create: directories")?;
         name_volumes(&mut plans)?;
         record::note_unwanted(&now.paths.dir, plans.iter().map(|plan| &plan.point))?;
