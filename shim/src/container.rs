@@ -13,7 +13,7 @@ use berth_shim_proto::{
 
 use crate::files;
 use crate::link::{Asker, Link};
-use crate::log::JsonLog;
+use crate::log::Recorder;
 use crate::oom::OomWatch;
 use crate::process::Process;
 use crate::runtime::cli::{Cli, Job, forget};
@@ -127,7 +127,7 @@ impl Container {
         let clients = launch.attach.iter().map(|attach| Ok((fds.take(attach.fd)?, attach)));
         let clients = clients.collect::<Outcome<Vec<_>>>()?;
         let log =
-            JsonLog::open(&launch.log).map_err(|e| internal("failed to initialize logging driver", e))?;
+            Recorder::open(&launch.log).map_err(|e| internal("failed to initialize logging driver", e))?;
         for stale in [berth_shim_proto::EXIT_FILE, berth_shim_proto::PID_FILE] {
             forget(&bundle.join(stale));
         }
@@ -220,6 +220,11 @@ impl Container {
         }
     }
 
+    /// Whether a child that has ended was the log's.
+    pub(crate) fn log_child_ended(&mut self, pid: i32, code: i32) -> bool {
+        self.processes.get_mut(&INIT).is_some_and(|init| init.stdio.child_ended(pid, code))
+    }
+
     /// After a fatal signal to what may be frozen.
     pub(crate) fn let_die(&mut self) {
         if let (true, Some(cgroup)) = (self.frozen, self.runtime.cgroup()) {
@@ -245,6 +250,7 @@ impl Container {
         let mut all_drained = true;
         for (key, process) in &mut self.processes {
             process.stdio.sweep();
+            process.stdio.tick();
             let drained = process.drained(scratch);
             all_drained &= drained;
             let Target::Exec(id) = process.target.clone() else { continue };
@@ -296,7 +302,7 @@ impl Container {
         };
         if let Some(init) = self.processes.get_mut(&INIT) {
             init.told = true;
-            drop(init.stdio.take_log());
+            init.stdio.close_log();
         }
         if let Err(error) = files::write_exit(&self.bundle, &record) {
             say!("{}: {error}", berth_shim_proto::EXIT_FILE);
@@ -344,7 +350,7 @@ impl Container {
         forget(&bundle.join(SOCKET_NAME));
         drop((netns, held));
         let streams =
-            processes.into_values().map(|process| process.stdio).filter(Stdio::has_clients).collect();
+            processes.into_values().map(|process| process.stdio).filter(Stdio::has_listeners).collect();
         match runtime {
             Runtime::Oci(oci) => oci.remove(),
             Runtime::Native(native) => native.remove(),

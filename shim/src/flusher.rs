@@ -2,7 +2,7 @@
 //! Output for clients that are slower than the container's end.
 //!
 //! A client may read the last megabyte of a container's output long after the container has ended (a
-//! pager that waits for a key). The shim's own end is news that others wait for, so what is left to send
+//! pager that waits for a key), and so may a log server. The shim's own end is news that others wait for, so what is left to send
 //! is given to a child that holds the clients' sockets and nothing else.
 
 use std::time::Instant;
@@ -44,6 +44,8 @@ fn linger(mut streams: Vec<Stdio>) -> rustix::io::Result<()> {
         if left.is_zero() {
             break;
         }
+        let due = streams.iter().filter_map(Stdio::deadline).min();
+        let left = due.map_or(left, |due| left.min(due.saturating_duration_since(Instant::now())));
         let mut watch = Watch::default();
         for (key, stdio) in (0u64..).zip(&streams) {
             stdio.watch(key, &mut watch);
@@ -52,6 +54,7 @@ fn linger(mut streams: Vec<Stdio>) -> rustix::io::Result<()> {
         for (token, flags) in ready.drain(..) {
             on_ready(&mut streams, token, flags);
         }
+        streams.iter_mut().for_each(Stdio::tick);
         dismiss(&mut streams);
     }
     Ok(())
@@ -67,5 +70,5 @@ fn on_ready(streams: &mut [Stdio], token: Token, flags: PollFlags) {
 
 fn dismiss(streams: &mut Vec<Stdio>) {
     streams.iter_mut().for_each(Stdio::dismiss);
-    streams.retain(Stdio::has_clients);
+    streams.retain(Stdio::has_listeners);
 }

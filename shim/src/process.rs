@@ -103,19 +103,18 @@ impl Process {
     pub(crate) fn gone(&mut self) -> bool {
         self.stdio.dismiss();
         let since = self.progress.note(self.stdio.backlog());
-        !self.stdio.has_clients() || since + LINGER <= Instant::now()
+        !self.stdio.has_listeners() || since + LINGER <= Instant::now()
     }
 
     /// When to look at it again without anything having happened.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.code?;
-        if !self.stdio.drained() {
-            return self.drain_until;
-        }
-        match self.target {
+        let own = match self.target {
+            _ if self.code.is_none() => None,
+            _ if !self.stdio.drained() => self.drain_until,
             Target::Init => None,
             Target::Exec(_) => Some(self.progress.since + if self.told { LINGER } else { FLUSH }),
-        }
+        };
+        own.into_iter().chain(self.stdio.deadline()).min()
     }
 }
 

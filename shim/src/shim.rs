@@ -185,6 +185,7 @@ impl Shim {
                     let pending = container.jobs.swap_remove(place);
                     self.job_ended(pending, ExitStatus::from_raw(status));
                 }
+                None if container.log_child_ended(pid, code) => {}
                 None => container.stray(pid, code),
             },
         }

@@ -162,6 +162,34 @@ pub(crate) fn fork() -> Result<Option<i32>> {
     }
 }
 
+/// In a forked child: closes every descriptor but standard error and these two.
+pub(crate) fn keep_only(kept: [OwnedFd; 2]) -> Result<[OwnedFd; 2]> {
+    let [a, b] = kept;
+    let mut moved = [0; 2];
+    for (fd, place) in [&a, &b].into_iter().zip(&mut moved) {
+        // Far up first, so that neither lands on the other.
+        // SAFETY: takes no pointers; the result is owned below.
+        *place = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD, 1 << 9) };
+        if *place < 0 {
+            return Err(Error::last_os_error());
+        }
+    }
+    std::mem::forget((a, b));
+    let range = |from: i32, to: i32| {
+        let (from, to) = (from.unsigned_abs(), to.unsigned_abs());
+        // SAFETY: takes no pointers. In this process nothing uses the descriptors any more: it ends through
+        // exit, and no destructor of their owners runs.
+        unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) }
+    };
+    let [a, b] = moved;
+    for (from, to) in [(3, a - 1), (a + 1, b - 1), (b + 1, i32::MAX)] {
+        if from <= to && range(from, to) != 0 {
+            return Err(Error::last_os_error());
+        }
+    }
+    Ok([owned(a)?, owned(b)?])
+}
+
 /// An own copy of the mount table.
 pub(crate) fn unshare_mounts() -> Result<()> {
     // SAFETY: takes no pointers.

@@ -26,6 +26,7 @@ pub(crate) enum Token {
 pub(crate) enum Part {
     Output(Stream),
     Input,
+    Log,
     /// The attached client in this place.
     Client(usize),
 }

@@ -171,6 +171,8 @@ fn engine_config(settings: &Settings, files: OpenFiles) -> EngineConfig {
         dns_options: settings.dns_opts.clone(),
         log_driver: settings.log_driver.clone(),
         log_opts: settings.log_opts.clone(),
+        journal_socket: std::env::var_os("BERTH_JOURNAL_SOCKET")
+            .map_or_else(|| "/run/systemd/journal/socket".into(), Into::into),
         default_runtime: settings.default_runtime.clone(),
         runtimes: settings.runtimes.clone(),
         default_ulimits,

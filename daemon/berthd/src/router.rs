@@ -15,8 +15,8 @@ use hyper::body::Incoming;
 use tracing::Instrument as _;
 
 use crate::api::{
-    build, commit, containers, containers_files, distribution, exec, images, networks, plugins, registry,
-    search, swarm, system, volumes,
+    attach, build, commit, containers, containers_files, distribution, exec, images, networks, plugins,
+    registry, search, swarm, system, volumes,
 };
 use crate::app::App;
 use crate::http::{Answer, Call, RequestBody, Response, empty, error};
@@ -154,14 +154,14 @@ fn handler(operation: Operation) -> Option<Handler> {
         Operation::ContainerRename => to!(containers::container_rename),
         Operation::ContainerPause => to!(containers::container_pause),
         Operation::ContainerUnpause => to!(containers::container_unpause),
-        Operation::ContainerAttach => to!(containers::container_attach),
+        Operation::ContainerAttach => to!(attach::container_attach),
         Operation::ContainerWait => to!(containers::container_wait),
         Operation::ContainerDelete => to!(containers::container_delete),
         Operation::ContainerPrune => to!(containers::container_prune),
         Operation::ContainerChanges => to!(containers_files::container_changes),
         Operation::ContainerExport => to!(containers_files::container_export),
         Operation::ContainerStats => to!(containers_files::container_stats),
-        Operation::ContainerAttachWebsocket => None,
+        Operation::ContainerAttachWebsocket => to!(attach::container_attach_websocket),
         Operation::ContainerArchiveInfo => to!(containers_files::container_archive_info),
         Operation::ContainerArchive => to!(containers_files::container_archive),
         Operation::PutContainerArchive => to!(containers_files::put_container_archive),

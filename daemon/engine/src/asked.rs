@@ -53,11 +53,7 @@ impl Asked {
             pid: NamespaceChoice::Private,
             uts: NamespaceChoice::Private,
             cgroup: NamespaceChoice::Private,
-            log: LogChoice::JsonFile {
-                max_size: None,
-                max_files: 1,
-                attrs: std::collections::BTreeMap::new(),
-            },
+            log: LogChoice::json_file(),
             runtime: RuntimeChoice::Native,
             user: User::default(),
             health: None,

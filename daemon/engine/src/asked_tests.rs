@@ -123,7 +123,7 @@ fn what_is_not_there_is_named() {
     for (host, field) in [
         (json!({"Links": ["a"]}), "Links"),
         (json!({"DeviceRequests": [{}]}), "DeviceRequests"),
-        (json!({"LogConfig": {"Type": "syslog"}}), "LogConfig"),
+        (json!({"LogConfig": {"Type": "gelf"}}), "LogConfig"),
     ] {
         let error = ask(json!({"HostConfig": host})).expect_err(field);
         assert_eq!(error.meaning(), Meaning::NotImplemented);

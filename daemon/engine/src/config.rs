@@ -21,10 +21,12 @@ pub struct EngineConfig {
     pub dns_search: Vec<String>,
     /// Resolver options for containers that name none.
     pub dns_options: Vec<String>,
-    /// Log driver of containers that name none: `json-file` or `none`.
+    /// Log driver of containers that name none: one of [`crate::LOG_DRIVERS`].
     pub log_driver: String,
     /// Options of that driver.
     pub log_opts: BTreeMap<String, String>,
+    /// Where journald listens.
+    pub journal_socket: PathBuf,
     /// Runtime of containers that name none: [`NATIVE_RUNTIME`] or a key of `runtimes`.
     pub default_runtime: String,
     /// External OCI runtimes by name.
@@ -77,6 +79,7 @@ impl EngineConfig {
             dns_options: Vec::new(),
             log_driver: "json-file".into(),
             log_opts: BTreeMap::new(),
+            journal_socket: "/run/systemd/journal/socket".into(),
             default_runtime: NATIVE_RUNTIME.into(),
             runtimes: BTreeMap::new(),
             default_ulimits: Vec::new(),

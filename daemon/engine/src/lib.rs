@@ -80,6 +80,7 @@ pub use container::wait::{Condition, WaitHandle, WaitOutcome};
 pub use engine::{Counts, Engine};
 pub use events::EventStream;
 pub use exec::{ExecConfig, ExecInspect, ExecStart, ExecTicket};
-pub use logs::{LogEntry, LogOptions, LogStream, Tail};
+pub use log_config::{LOG_DRIVERS, check_log_options};
+pub use logs::{LogOptions, LogStream, Tail};
 pub use network::NetworksPruned;
 pub use snapshot::{Health, HealthStatus, Paths, Probe, Snapshot, State};

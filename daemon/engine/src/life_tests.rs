@@ -470,15 +470,20 @@ async fn a_followed_log_ends_with_its_container() {
     let path = f.engine.container_inspect("c1").unwrap().log_path.clone().unwrap();
     let line =
         |n: u32| format!("{{\"log\":\"{n}\\n\",\"stream\":\"stdout\",\"time\":\"2026-01-01T00:00:00Z\"}}\n");
-    std::fs::write(&path, line(1)).unwrap();
+    let append = |text: String| {
+        use std::io::Write as _;
+        let mut file = std::fs::File::options().create(true).append(true).open(&path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    };
+    append(line(1));
     let options = LogOptions { follow: true, stdout: true, ..LogOptions::default() };
     let mut log = f.engine.container_logs(id.as_str(), options).await.unwrap();
-    assert_eq!(&*log.next().await.unwrap().unwrap().bytes, b"1\n");
-    std::fs::write(&path, line(1) + &line(2)).unwrap();
-    assert_eq!(&*log.next().await.unwrap().unwrap().bytes, b"2\n");
-    std::fs::write(&path, line(1) + &line(2) + &line(3)).unwrap();
+    assert_eq!(&*log.next().await.unwrap().unwrap(), b"1\n");
+    append(line(2));
+    assert_eq!(&*log.next().await.unwrap().unwrap(), b"2\n");
+    append(line(3));
     f.shims.last().exit(0);
-    assert_eq!(&*log.next().await.unwrap().unwrap().bytes, b"3\n");
+    assert_eq!(&*log.next().await.unwrap().unwrap(), b"3\n");
     assert!(log.next().await.is_none());
     let error = f.engine.container_logs("c1", LogOptions::default()).await.expect_err("no stream");
     assert_eq!(error.to_string(), "Bad parameters: you must choose at least one stream");

@@ -26,9 +26,12 @@
 //! [`FailureKind::Unsupported`].
 #![forbid(unsafe_code)]
 
+pub mod local;
+mod log;
 mod message;
 mod packet;
 
+pub use log::*;
 pub use message::*;
 pub use packet::{MAX_FDS, MAX_PACKET, PROTOCOL_VERSION, Packet, PacketError, recv, send};
 

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Log;
+
 /// Index of a file descriptor among those that came with the packet.
 pub type FdIndex = u16;
 
@@ -164,28 +166,6 @@ pub struct TerminalSize {
     pub height: u16,
     /// Columns.
     pub width: u16,
-}
-
-/// Where a container's output is recorded.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Log {
-    /// Nowhere.
-    #[default]
-    None,
-    /// Docker's json-file format: `{"log":"...\n","stream":"stdout","time":"RFC3339Nano"}` lines.
-    JsonFile {
-        /// The current file; older ones get `.1`, `.2`, ...
-        path: String,
-        /// Rotate when the file would pass this many bytes; `None` never rotates.
-        #[serde(default)]
-        max_size: Option<u64>,
-        /// Files kept, the current one included; at least 1.
-        #[serde(default)]
-        max_files: u32,
-        /// A JSON object copied into each line as `attrs` (labels, env, tag options).
-        #[serde(default)]
-        attrs: Option<String>,
-    },
 }
 
 /// A descriptor held under a name.

@@ -3,11 +3,27 @@
 
 use std::path::Path;
 
+use berth_shim_proto::local::{BLOCK, Frames, Kind};
+
 use super::*;
 
-fn open(path: &Path, max_size: Option<u64>, max_files: u32) -> JsonLog {
-    let log = Log::JsonFile { path: path.to_str().unwrap().to_owned(), max_size, max_files, attrs: None };
-    JsonLog::open(&log).unwrap().unwrap()
+fn asked(path: &Path, max_size: Option<u64>, max_files: u32) -> LogFile {
+    LogFile {
+        path: path.to_str().unwrap().to_owned(),
+        format: LogFormat::Json,
+        max_size,
+        max_files,
+        compress: false,
+        attrs: None,
+    }
+}
+
+fn recorder(file: LogFile) -> io::Result<Recorder> {
+    Ok(Recorder::open(&Log { file: Some(file), sink: None })?.unwrap())
+}
+
+fn open(path: &Path, max_size: Option<u64>, max_files: u32) -> Recorder {
+    recorder(asked(path, max_size, max_files)).unwrap()
 }
 
 fn texts(path: &Path) -> Vec<String> {
@@ -100,8 +116,7 @@ fn a_torn_end_does_not_spoil_what_follows() {
 #[test]
 fn a_disk_that_refuses_stops_nothing() {
     // Every write to /dev/full fails with ENOSPC; it cannot be cut back either.
-    let log = Log::JsonFile { path: "/dev/full".to_owned(), max_size: None, max_files: 1, attrs: None };
-    let mut log = JsonLog::open(&log).unwrap().unwrap();
+    let mut log = open(Path::new("/dev/full"), None, 1);
     for _ in 0..10 {
         log.write(Stream::Stdout, b"lost\n");
     }
@@ -110,13 +125,73 @@ fn a_disk_that_refuses_stops_nothing() {
 
 #[test]
 fn attrs_must_be_an_object() {
-    let log = |attrs: &str| Log::JsonFile {
-        path: "/dev/null".to_owned(),
-        max_size: None,
-        max_files: 1,
-        attrs: Some(attrs.to_owned()),
+    let log = |attrs: &str| {
+        recorder(LogFile { attrs: Some(attrs.to_owned()), ..asked(Path::new("/dev/null"), None, 1) })
     };
-    assert!(JsonLog::open(&log("[1]")).is_err());
-    assert!(JsonLog::open(&log("{")).is_err());
-    assert!(JsonLog::open(&log("{\"a\": \"b\"}")).is_ok());
+    assert!(log("[1]").is_err());
+    assert!(log("{").is_err());
+    assert!(log("{\"a\": \"b\"}").is_ok());
+}
+
+fn local(path: &Path, max_size: Option<u64>, max_files: u32) -> LogFile {
+    LogFile {
+        format: LogFormat::Local,
+        attrs: Some("{\"a\":\"b\"}".into()),
+        ..asked(path, max_size, max_files)
+    }
+}
+
+/// The frames of a local file, joined.
+fn frames(path: &Path) -> (Vec<Kind>, Vec<u8>) {
+    let content = std::fs::read(path).unwrap();
+    let all: Vec<_> = content.chunks(BLOCK).flat_map(Frames::new).collect();
+    let text = all.iter().filter(|(h, _)| h.kind != Kind::Attrs).flat_map(|(_, payload)| payload.to_vec());
+    (all.iter().map(|(header, _)| header.kind).collect(), text.collect())
+}
+
+#[test]
+fn a_local_log_holds_what_was_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let mut log = recorder(local(&path, None, 1)).unwrap();
+    log.write(Stream::Stdout, b"one\ntwo\nthr");
+    log.write(Stream::Stdout, b"ee\n\xff\0");
+    log.finish(Stream::Stdout);
+    assert_eq!(
+        frames(&path),
+        (vec![Kind::Attrs, Kind::Lines, Kind::Lines, Kind::Part], b"one\ntwo\nthree\n\xff\0".to_vec())
+    );
+}
+
+#[test]
+fn a_local_log_rotates_and_each_file_has_its_attributes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let mut log = recorder(local(&path, Some(1000), 3)).unwrap();
+    let burst: String = (0..500).map(|n| format!("{n}\n")).collect();
+    log.write(Stream::Stderr, burst.as_bytes());
+    let mut all = Vec::new();
+    for file in [numbered(&path, 2), numbered(&path, 1), path.clone()] {
+        assert!(std::fs::metadata(&file).unwrap().len() <= 1000);
+        let (kinds, text) = frames(&file);
+        assert_eq!(kinds[0], Kind::Attrs);
+        all.extend(text);
+    }
+    assert!(burst.as_bytes().ends_with(&all) && !all.is_empty());
+    assert!(!numbered(&path, 3).exists());
+}
+
+#[test]
+fn a_local_log_goes_on_after_a_torn_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let mut log = recorder(local(&path, None, 1)).unwrap();
+    log.write(Stream::Stdout, "x".repeat(16 * 1024 - 1).repeat(20).as_bytes());
+    log.write(Stream::Stdout, b"\nwhole\n");
+    drop(log);
+    let length = std::fs::metadata(&path).unwrap().len();
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(length - 3).unwrap();
+    let mut log = recorder(local(&path, None, 1)).unwrap();
+    log.write(Stream::Stdout, b"next\n");
+    assert!(frames(&path).1.ends_with(b"x\nnext\n"));
 }

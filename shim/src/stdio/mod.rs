@@ -16,6 +16,7 @@ mod plumbing;
 mod stdin;
 
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use berth_shim_proto::{Attach, TerminalSize};
 use rustix::event::PollFlags;
@@ -24,7 +25,7 @@ use rustix::io::Errno;
 use self::client::{Client, Input};
 pub(crate) use self::plumbing::{Ends, Wanted, null, pipes, resize, terminal};
 use self::stdin::Stdin;
-use crate::log::JsonLog;
+use crate::log::Recorder;
 use crate::stdcopy::Stream;
 use crate::watch::{Part, Token, Watch};
 
@@ -50,7 +51,7 @@ pub(crate) struct Stdio {
     /// Keeps the terminal from hanging up while the container's processes hand it around.
     slave: Option<OwnedFd>,
     clients: Vec<Client>,
-    log: Option<JsonLog>,
+    log: Option<Recorder>,
     /// Close stdin when a client that feeds it ends its side.
     stdin_once: bool,
     /// The process has ended.
@@ -58,7 +59,7 @@ pub(crate) struct Stdio {
 }
 
 impl Stdio {
-    pub(crate) fn new(ends: Ends, log: Option<JsonLog>, stdin_once: bool) -> Self {
+    pub(crate) fn new(ends: Ends, log: Option<Recorder>, stdin_once: bool) -> Self {
         Self {
             outputs: ends.outputs,
             stdin: ends.stdin.map(Stdin::new),
@@ -128,25 +129,47 @@ impl Stdio {
         self.clients.retain(Client::pending);
     }
 
-    pub(crate) fn has_clients(&self) -> bool {
-        !self.clients.is_empty()
+    /// Whether somebody has something to take still: a client, or a log server.
+    pub(crate) fn has_listeners(&self) -> bool {
+        !self.clients.is_empty() || self.log.as_ref().is_some_and(Recorder::pending)
     }
 
-    pub(crate) fn take_log(&mut self) -> Option<JsonLog> {
-        self.log.take()
+    /// What was recorded is on disk.
+    pub(crate) fn close_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.close();
+        }
+    }
+
+    /// A child of the shim has ended; true if it was the log's.
+    pub(crate) fn child_ended(&mut self, pid: i32, code: i32) -> bool {
+        self.log.as_mut().is_some_and(|log| log.child_ended(pid, code))
+    }
+
+    /// When something is due though nothing happens.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.log.as_ref().and_then(Recorder::deadline)
+    }
+
+    /// Does what is due.
+    pub(crate) fn tick(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.tick();
+        }
     }
 
     /// Gives back memory; called when there was nothing to do for a while.
     pub(crate) fn trim(&mut self) {
         self.clients.iter_mut().for_each(Client::trim);
         self.stdin.iter_mut().for_each(Stdin::trim);
-        self.log.iter_mut().for_each(JsonLog::trim);
+        self.log.iter_mut().for_each(Recorder::trim);
     }
 
     pub(crate) fn watch<'a>(&'a self, key: u64, watch: &mut Watch<'a>) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             if let Some(output) = &self.outputs[stream.index()] {
-                if self.ended || self.clients.iter().all(|client| client.has_room(stream)) {
+                let room = || self.log.as_ref().is_none_or(Recorder::has_room);
+                if self.ended || (room() && self.clients.iter().all(|client| client.has_room(stream))) {
                     watch.add(output, PollFlags::IN, Token::Stdio(key, Part::Output(stream)));
                 }
             }
@@ -157,6 +180,9 @@ impl Stdio {
             if stdin.waiting() || self.pty.is_none() {
                 watch.add(stdin.fd(), flags, Token::Stdio(key, Part::Input));
             }
+        }
+        if let Some(log) = &self.log {
+            log.watch(Token::Stdio(key, Part::Log), watch);
         }
         let may_feed = !self.ended && self.stdin.as_ref().is_none_or(Stdin::has_room);
         for (place, client) in self.clients.iter().enumerate() {
@@ -174,6 +200,11 @@ impl Stdio {
             Part::Input => {
                 if flags.intersects(PollFlags::ERR) || !self.stdin.as_mut().is_none_or(Stdin::flush) {
                     self.stdin = None;
+                }
+            }
+            Part::Log => {
+                if let Some(log) = &mut self.log {
+                    log.on_ready(flags);
                 }
             }
             Part::Client(place) => return self.on_client(place, flags, scratch),

@@ -160,8 +160,7 @@ fn a_user_that_is_not_there(builder: Builder) {
 
 fn a_bad_log_fails_the_launch(builder: Builder) {
     let mut rig = Rig::new(builder, &["true"]);
-    rig.launch.log =
-        Log::JsonFile { path: "/nowhere/at/all".into(), max_size: None, max_files: 1, attrs: None };
+    rig.launch.log = crate::rig::log("/nowhere/at/all".into(), |_| {});
     check_failure(rig, FailureKind::Internal, &["logging driver"]);
 }
 

@@ -203,7 +203,7 @@ const MEGABYTE: usize = 1024 * 1024;
 fn a_slow_client_holds_the_process_back_and_gets_everything() {
     let mut rig =
         Rig::new(Builder::Native, &["sh", "-c", "head -c 20000000 /dev/zero | tr '\\0' x; echo end >&2"]);
-    rig.launch.log = Log::None;
+    rig.launch.log = Log::default();
     let client = rig.client(|_| {});
     rig.launch();
     // The shim answers all the while.
@@ -220,7 +220,7 @@ fn a_slow_client_holds_the_process_back_and_gets_everything() {
 fn a_client_that_is_gone_does_not_hold_the_process_back() {
     let mut rig = Rig::new(Builder::Native, &["sh", "-c", "head -c 20000000 /dev/zero; echo end >&2"]);
     let client = rig.client(|_| {});
-    rig.launch.log = Log::None;
+    rig.launch.log = Log::default();
     rig.launch();
     drop(client);
     assert_eq!(rig.exited().code, 0);

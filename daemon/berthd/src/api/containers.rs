@@ -10,15 +10,15 @@ use berth_api::types::container::{
 };
 use berth_api::types::container_create::{ContainerCreateBody, Resources, RestartPolicy};
 use berth_domain::{Error, Platform, Result};
-use berth_engine::{AttachOptions, Condition, ListOptions, LogOptions, RemoveOptions, Tail, Update};
+use berth_engine::{Condition, ListOptions, LogOptions, RemoveOptions, Tail, Update};
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{StatusCode, header};
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
 use crate::app::App;
 use crate::http::serve::stopped;
-use crate::http::{Answer, Body, Call, JSON, Response, empty, error, hijack, json, no_content, ok};
+use crate::http::{Answer, Body, Call, JSON, Response, empty, hijack, json, no_content, ok};
 use crate::wire;
 
 fn given(call: &Call, name: &str) -> Option<String> {
@@ -91,6 +91,7 @@ pub(crate) async fn container_logs(app: Arc<App>, call: Call) -> Answer {
         // `all`, nothing, and what is no number.
         Err(_) => Tail::All,
     };
+    let multiplexed = !app.engine.container_inspect(call.name())?.config.tty;
     let options = LogOptions {
         follow: call.query.bool("follow"),
         stdout,
@@ -100,25 +101,22 @@ pub(crate) async fn container_logs(app: Arc<App>, call: Call) -> Answer {
         timestamps: call.query.bool("timestamps"),
         details: call.query.bool("details"),
         tail,
+        framed: multiplexed,
     };
-    let multiplexed = !app.engine.container_inspect(call.name())?.config.tty;
-    let mut entries = app.engine.container_logs(call.name(), options).await?;
+    let mut pieces = app.engine.container_logs(call.name(), options).await?;
 
     let (sender, body) = Body::channel();
     let mut shutdown = app.shutdown.clone();
     let follow = async move {
         loop {
-            let entry = tokio::select! {
-                entry = entries.next() => entry,
+            let piece = tokio::select! {
+                piece = pieces.next() => piece,
                 () = sender.closed() => return,
                 () = stopped(&mut shutdown) => return,
             };
-            let piece = match entry {
+            let piece = match piece {
                 None => return,
-                Some(Ok(entry)) if !multiplexed => entry.bytes,
-                Some(Ok(entry)) => {
-                    frame(if entry.stderr { Stream::Stderr } else { Stream::Stdout }, &entry.bytes)
-                }
+                Some(Ok(piece)) => piece,
                 Some(Err(error)) => {
                     let text = format!("Error grabbing logs: {}\n", error.chain());
                     tracing::warn!(error = %error.chain(), "reading a log failed");
@@ -250,41 +248,6 @@ pub(crate) async fn container_pause(app: Arc<App>, call: Call) -> Answer {
 pub(crate) async fn container_unpause(app: Arc<App>, call: Call) -> Answer {
     app.engine.container_unpause(call.name()).await?;
     no_content()
-}
-
-/// `POST /containers/{id}/attach`
-pub(crate) async fn container_attach(app: Arc<App>, call: Call) -> Answer {
-    let options = AttachOptions {
-        logs: call.query.bool("logs"),
-        stream: call.query.bool("stream"),
-        stdin: call.query.bool("stdin"),
-        stdout: call.query.bool("stdout"),
-        stderr: call.query.bool("stderr"),
-        detach_keys: given(&call, "detachKeys"),
-    };
-    let ticket = match app.engine.container_attach(call.name(), options).await {
-        Ok(ticket) => ticket,
-        // Clients read what comes back here as a stream already: plain text, not JSON.
-        Err(e) => {
-            let message = e.chain();
-            let mut refusal = crate::http::text(error::status(e.meaning()), format!("{message}\r\n"));
-            refusal.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(hijack::RAW));
-            return Ok(refusal);
-        }
-    };
-    let content_type = hijack::content_type(ticket.multiplexed(), call.version);
-    let (response, takeover) = hijack::prepare(call, content_type);
-    let join = async move {
-        let joined = match takeover.taken().await {
-            Ok(taken) => ticket.join(taken.socket, taken.early).await,
-            Err(e) => Err(e),
-        };
-        if let Err(error) = joined {
-            tracing::debug!(error = %error.chain(), "attaching failed");
-        }
-    };
-    tokio::spawn(join.in_current_span());
-    Ok(response)
 }
 
 /// `POST /containers/{id}/wait`

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Handlers, one file a noun. Each reads its parameters, calls one use case and gives the answer its wire shape.
 
+pub(crate) mod attach;
 pub(crate) mod build;
 pub(crate) mod commit;
 pub(crate) mod containers;

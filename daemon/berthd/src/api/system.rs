@@ -131,7 +131,7 @@ pub(crate) async fn system_info(app: Arc<App>, call: Call) -> Answer {
             volume: vec!["local".to_owned()],
             network: ["bridge", "host", "macvlan", "null"].map(str::to_owned).into(),
             authorization: None,
-            log: ["json-file", "none"].map(str::to_owned).into(),
+            log: berth_engine::LOG_DRIVERS.map(str::to_owned).into(),
         },
         memory_limit: limits.memory,
         swap_limit: limits.swap,

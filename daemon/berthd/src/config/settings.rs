@@ -243,6 +243,10 @@ impl Settings {
             "json" => LogFormat::Json,
             _ => LogFormat::Text,
         };
+        let log_driver = given.log_driver.clone().unwrap_or_else(|| "json-file".to_owned());
+        let log_opts = given.log_opts.clone().unwrap_or_default();
+        berth_engine::check_log_options(&log_driver, &log_opts)
+            .map_err(|e| Error::invalid("log-driver and log-opts").because(e))?;
         let bridge = match given.bridge.as_deref() {
             None | Some("") => Some("berth0".to_owned()),
             Some("none") => None,
@@ -326,8 +330,8 @@ impl Settings {
             dns_opts: given.dns_opts.clone().unwrap_or_default(),
             dns_search: given.dns_search.clone().unwrap_or_default(),
             host_gateway_ips: gateways,
-            log_driver: one_of("log-driver", given.log_driver.as_ref(), &["json-file", "none"])?.to_owned(),
-            log_opts: given.log_opts.clone().unwrap_or_default(),
+            log_driver,
+            log_opts,
             default_runtime,
             runtimes,
             default_ulimits: Self::ulimits(given)?,

@@ -99,7 +99,7 @@ impl Takeover {
     }
 }
 
-fn pair() -> Result<(UnixStream, StdUnixStream)> {
+pub(super) fn pair() -> Result<(UnixStream, StdUnixStream)> {
     let make = || -> std::io::Result<_> {
         let (ours, theirs) = StdUnixStream::pair()?;
         ours.set_nonblocking(true)?;

@@ -8,6 +8,7 @@ pub(crate) mod hijack;
 pub(crate) mod progress;
 pub(crate) mod request_body;
 pub(crate) mod serve;
+pub(crate) mod websocket;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};

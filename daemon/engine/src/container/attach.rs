@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use berth_api::{detach, stdcopy};
+use berth_api::detach;
 use berth_domain::container::Request;
 use berth_domain::{Error, Result};
 use berth_shim_proto::{Attach, Target};
@@ -30,6 +30,8 @@ pub struct AttachOptions {
     pub stderr: bool,
     /// Keys that detach (`ctrl-p,ctrl-q`); `None` for the default.
     pub detach_keys: Option<String>,
+    /// Never frame output: both streams in one, as over a WebSocket.
+    pub raw: bool,
 }
 
 /// A reserved place at a container's streams. A start waits (shortly) for reserved places to be taken, so
@@ -70,7 +72,7 @@ impl AttachTicket {
         let Self { place, mut attach, stream, replay, engine, now } = self;
         attach.early = early;
         let socket = match replay {
-            Some(replay) => write_replay(socket, replay, attach.multiplexed).await?,
+            Some(replay) => write_replay(socket, replay).await?,
             None => socket,
         };
         engine.container_event(&now, "attach", &[]);
@@ -82,23 +84,14 @@ impl AttachTicket {
 }
 
 /// Sends the log so far and hands the socket back.
-async fn write_replay(socket: OwnedFd, mut replay: LogStream, multiplexed: bool) -> Result<OwnedFd> {
+async fn write_replay(socket: OwnedFd, mut replay: LogStream) -> Result<OwnedFd> {
     let gone =
         |error: std::io::Error| Error::cancelled("sending the log to an attached client").because(error);
     let socket = std::os::unix::net::UnixStream::from(socket);
     socket.set_nonblocking(true).map_err(gone)?;
     let mut socket = UnixStream::from_std(socket).map_err(gone)?;
-    let mut frame = Vec::new();
-    while let Some(entry) = replay.next().await {
-        let entry = entry?;
-        frame.clear();
-        if multiplexed {
-            let stream = if entry.stderr { stdcopy::Stream::Stderr } else { stdcopy::Stream::Stdout };
-            stdcopy::encode(stream, &entry.bytes, &mut frame);
-        } else {
-            frame.extend_from_slice(&entry.bytes);
-        }
-        socket.write_all(&frame).await.map_err(gone)?;
+    while let Some(piece) = replay.next().await {
+        socket.write_all(&piece?).await.map_err(gone)?;
     }
     Ok(socket.into_std().map_err(gone)?.into())
 }
@@ -119,9 +112,14 @@ impl Engine {
         handle.admit(Request::Attach, name)?;
         let now = handle.now();
         let place = handle.door.reserve()?;
-        let replay = if options.logs && now.log_path.is_some() {
-            let wanted =
-                LogOptions { stdout: options.stdout, stderr: options.stderr, ..LogOptions::default() };
+        let multiplexed = !now.config.tty && !options.raw;
+        let replay = if options.logs {
+            let wanted = LogOptions {
+                stdout: options.stdout,
+                stderr: options.stderr,
+                framed: multiplexed,
+                ..LogOptions::default()
+            };
             if wanted.stdout || wanted.stderr { Some(self.container_logs(name, wanted).await?) } else { None }
         } else {
             None
@@ -132,7 +130,7 @@ impl Engine {
             stdin: options.stdin && now.config.open_stdin,
             stdout: options.stdout,
             stderr: options.stderr,
-            multiplexed: !now.config.tty,
+            multiplexed,
             // Without a terminal the bytes are data: the sequence in them means nothing.
             detach_keys: if now.config.tty { keys } else { Vec::new() },
         };

@@ -207,10 +207,7 @@ impl Engine {
         if host.links.as_ref().is_some_and(|links| !links.is_empty()) {
             self.has_links.store(true, std::sync::atomic::Ordering::Relaxed);
         }
-        let log_path = match derived.log {
-            crate::log_config::LogChoice::None => None,
-            crate::log_config::LogChoice::JsonFile { .. } => Some(paths.json_log(id)),
-        };
+        let log_path = derived.log.shown_path(&paths, id);
         let mut args = args.into_iter();
         Snapshot {
             id: id.clone(),

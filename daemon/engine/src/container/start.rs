@@ -17,7 +17,7 @@ use berth_domain::{CgroupDriver, ContainerId, Error, Result};
 use berth_network::{Mode, Sandbox, SandboxRecord, SandboxRequest};
 use berth_runtime::spec::{self, Namespaces, Share, Shm, SpecInput};
 use berth_runtime::{Scope, SeccompFilter, ShimError, ShimEvent};
-use berth_shim_proto::{FailureKind, HeldFd, Launch, Root, SPEC_FILE, TerminalSize};
+use berth_shim_proto::{FailureKind, HeldFd, Launch, Log, Root, SPEC_FILE, TerminalSize};
 use berth_volume::Sources;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -212,7 +212,8 @@ impl Flight {
         let guests = cancel.race(self.door.gather()).await.ok_or_else(|| cancelled(&self.id))?;
         engine.fault("guests")?;
         let since = Instant::now();
-        let (launch, fds) = self.launch(&lower, &sandbox, seccomp.as_ref(), &guests);
+        let log = self.asked.log.for_shim(&self.now, &self.engine.config.journal_socket).await?;
+        let (launch, fds) = self.launch(&lower, log, &sandbox, seccomp.as_ref(), &guests);
         let launched = cancel.race(shim.launch(launch, fds)).await.ok_or_else(|| cancelled(&self.id))?;
         // The launcher has its own clones of them.
         if sources.has_mounts() {
@@ -406,6 +407,7 @@ impl Flight {
     fn launch<'a>(
         &self,
         lower: &[PathBuf],
+        log: Log,
         sandbox: &'a Sandbox,
         seccomp: Option<&'a SeccompFilter>,
         guests: &'a [Guest],
@@ -433,7 +435,7 @@ impl Flight {
             terminal: config.tty.then(|| TerminalSize { height: cells(height), width: cells(width) }),
             open_stdin: config.open_stdin,
             stdin_once: config.stdin_once,
-            log: self.asked.log.for_shim(&paths.json_log(&self.id)),
+            log,
             netns: sandbox.netns.as_ref().map(|fd| index(fd.as_fd())),
             held: sandbox
                 .held

@@ -5,12 +5,18 @@
 //! rotation takes nothing away from it, and follows by inotify on the container's directory and by the container's
 //! published state: it polls nothing.
 
-mod follow;
-mod line;
-mod reader;
+//!
+//! ```text
+//!  files ── reader ── json | local ── output ── chunks of bytes, framed if asked
+//!    └ unpacks what is compressed   └ finds times by halving, last lines from the end
+//! ```
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
+mod files;
+mod follow;
+mod json;
+mod local;
+mod output;
+mod reader;
 
 use berth_domain::{Error, Result};
 use bytes::Bytes;
@@ -51,37 +57,25 @@ pub struct LogOptions {
     pub details: bool,
     /// How many lines from the end to begin with.
     pub tail: Tail,
+    /// A frame a record ([`berth_api::stdcopy`]), for clients that tell the streams apart.
+    pub framed: bool,
 }
 
-/// One piece of output, as printed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogEntry {
-    /// Whether it went to standard error.
-    pub stderr: bool,
-    /// The bytes, with their line end if they had one.
-    pub bytes: Bytes,
-}
-
-/// Output in the order it was recorded.
+/// Output in the order it was recorded, in pieces of many lines.
 #[derive(Debug)]
 pub struct LogStream {
-    entries: mpsc::Receiver<Result<LogEntry>>,
+    pieces: mpsc::Receiver<Result<Bytes>>,
 }
 
 impl LogStream {
     /// The next piece; `None` at the end. Safe to drop while it waits.
-    pub async fn next(&mut self) -> Option<Result<LogEntry>> {
-        self.entries.recv().await
-    }
-
-    /// The same for hand-written streams.
-    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<LogEntry>>> {
-        Pin::new(&mut self.entries).poll_recv(context)
+    pub async fn next(&mut self) -> Option<Result<Bytes>> {
+        self.pieces.recv().await
     }
 }
 
 /// Pieces that wait for a slow client.
-const QUEUE: usize = 128;
+const QUEUE: usize = 2;
 
 impl Engine {
     /// Reads a container's log.
@@ -96,20 +90,19 @@ impl Engine {
         }
         let now = handle.now();
         let choice = LogChoice::derive(&now.host_config.log_config, &now.config)?;
-        let LogChoice::JsonFile { max_files, .. } = choice else {
-            return Err(Error::not_implemented("configured logging driver does not support reading"));
-        };
+        let log = choice
+            .readable(&now)
+            .ok_or_else(|| Error::not_implemented("configured logging driver does not support reading"))?;
         let follow = if options.follow && (now.state.status.has_processes()) {
             // Watching begins before reading, so that nothing falls in between.
             Some(Follow::new(&now.paths.dir, handle.snapshot.clone(), options.until)?)
         } else {
             None
         };
-        let path = now.paths.json_log(&now.id);
-        let reader = blocking(move || Reader::open(path, max_files, options)).await?;
-        let (sender, entries) = mpsc::channel(QUEUE);
+        let reader = blocking(move || Reader::open(log, options)).await?;
+        let (sender, pieces) = mpsc::channel(QUEUE);
         self.background(pump(reader, follow, sender, self.closing.clone()));
-        Ok(LogStream { entries })
+        Ok(LogStream { pieces })
     }
 }
 
@@ -117,7 +110,7 @@ impl Engine {
 async fn pump(
     mut reader: Reader,
     mut follow: Option<Follow>,
-    sender: mpsc::Sender<Result<LogEntry>>,
+    sender: mpsc::Sender<Result<Bytes>>,
     closing: crate::cancel::Cancel,
 ) {
     let reading = async {
@@ -139,10 +132,8 @@ async fn pump(
                 Err(error) => return send(&sender, Err(error)).await,
             };
             let more = batch.more;
-            for entry in batch.entries {
-                if sender.send(Ok(entry)).await.is_err() {
-                    return;
-                }
+            if !batch.bytes.is_empty() && sender.send(Ok(batch.bytes)).await.is_err() {
+                return;
             }
             if batch.over || (last_round && !more) {
                 return;
@@ -163,7 +154,7 @@ async fn pump(
     }
 }
 
-async fn send(sender: &mpsc::Sender<Result<LogEntry>>, entry: Result<LogEntry>) {
+async fn send(sender: &mpsc::Sender<Result<Bytes>>, entry: Result<Bytes>) {
     if sender.send(entry).await.is_err() {
         tracing::debug!("a client went away before it could be told of an error");
     }

@@ -55,6 +55,14 @@ pub struct Rig {
     events: VecDeque<Event>,
 }
 
+/// A json file that never rotates, unless `shape` says more.
+pub fn log(path: String, shape: impl FnOnce(&mut LogFile)) -> Log {
+    let mut file =
+        LogFile { path, format: LogFormat::Json, max_size: None, max_files: 1, compress: false, attrs: None };
+    shape(&mut file);
+    Log { file: Some(file), sink: None }
+}
+
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 impl Rig {
@@ -70,11 +78,11 @@ impl Rig {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .unwrap();
-        let log = fs::File::create(dir.path().join("shim.log")).unwrap();
+        let said = fs::File::create(dir.path().join("shim.log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_berth-shim"))
             .stdin(theirs)
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(said)
             .spawn()
             .unwrap();
         let launch = Launch {
@@ -90,7 +98,7 @@ impl Rig {
             terminal: None,
             open_stdin: false,
             stdin_once: false,
-            log: Log::JsonFile { path: path("log.json"), max_size: None, max_files: 1, attrs: None },
+            log: log(path("log.json"), |_| {}),
             netns: None,
             held: Vec::new(),
             seccomp: None,
@@ -336,6 +344,15 @@ impl Rig {
         records(&self.log_path())
     }
 
+    /// Waits until something is true of the rig's directory.
+    pub fn wait_for(&self, what: &str, condition: impl Fn(&Path) -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !condition(self.dir.path()) {
+            assert!(Instant::now() < deadline, "waited in vain for {what}; shim.log: {}", self.shim_log());
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
     /// Bytes of memory that are the shim's own.
     pub fn shim_memory(&self) -> usize {
         let status = fs::read_to_string(format!("/proc/{}/status", self.shim_pid())).unwrap();
@@ -387,7 +404,11 @@ pub fn attach(fd: u16) -> Attach {
 }
 
 pub fn records(path: &Path) -> Vec<(String, String)> {
-    let text = fs::read_to_string(path).unwrap();
+    parse(&fs::read_to_string(path).unwrap())
+}
+
+/// The records of a json file: stream and text.
+pub fn parse(text: &str) -> Vec<(String, String)> {
     let record = |line: &str| {
         let value: serde_json::Value = serde_json::from_str(line).unwrap();
         (value["stream"].as_str().unwrap().to_owned(), value["log"].as_str().unwrap().to_owned())

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use super::time;
 use crate::stdcopy::Stream;
 
 /// What of a byte needs care inside a JSON string: 0 nothing, 1 an escape, 2 perhaps the start of U+2028/9.
@@ -44,7 +45,7 @@ impl Tail {
             tail.extend_from_slice(attrs.as_bytes());
         }
         tail.extend_from_slice(b",\"time\":\"");
-        push_time(&mut tail, since_epoch);
+        time::push(&mut tail, since_epoch);
         tail.extend_from_slice(b"\"}\n");
         Self(tail)
     }
@@ -112,36 +113,6 @@ fn push_escaped(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(&bytes[clean..]);
 }
 
-/// RFC 3339 in UTC with the fraction's trailing zeros left out, as Go's `RFC3339Nano`.
-fn push_time(out: &mut Vec<u8>, since_epoch: Duration) {
-    let seconds = since_epoch.as_secs();
-    let (year, month, day) = civil(seconds / 86_400);
-    let of_day = seconds % 86_400;
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    out.extend_from_slice(
-        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}").as_bytes(),
-    );
-    let nanos = since_epoch.subsec_nanos();
-    if nanos != 0 {
-        let fraction = format!(".{nanos:09}");
-        out.extend_from_slice(fraction.trim_end_matches('0').as_bytes());
-    }
-    out.push(b'Z');
-}
-
-/// Year, month and day of a count of days since 1970-01-01, by eras of 400 years that begin in March.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -155,12 +126,6 @@ mod tests {
         let mut out = Vec::new();
         push_record(&mut out, line, whole, &tail);
         String::from_utf8(out).unwrap()
-    }
-
-    fn check_time(seconds: u64, nanos: u32, expected: &str) {
-        let mut out = Vec::new();
-        push_time(&mut out, Duration::new(seconds, nanos));
-        assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
     #[test]
@@ -198,14 +163,6 @@ mod tests {
     fn each_bad_byte_is_one_replacement_character() {
         let record = encode(b"a\xff\xe2\x82b\xed\xa0\x80", false);
         assert!(record.starts_with(r#"{"log":"a\ufffd\ufffd\ufffdb\ufffd\ufffd\ufffd""#), "{record}");
-    }
-
-    #[test]
-    fn times() {
-        check_time(0, 0, "1970-01-01T00:00:00Z");
-        check_time(951_782_400, 100, "2000-02-29T00:00:00.0000001Z");
-        check_time(4_107_542_399, 999_999_999, "2100-02-28T23:59:59.999999999Z");
-        check_time(1_709_251_199, 500_000_000, "2024-02-29T23:59:59.5Z");
     }
 
     /// What Go's decoder-of-runes loop makes of bytes: one U+FFFD per byte outside valid UTF-8.
