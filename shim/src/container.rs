@@ -20,7 +20,7 @@ use crate::runtime::cli::{Cli, Job, forget};
 use crate::runtime::oci::Starting;
 use crate::runtime::{Outcome, Runtime, internal, invalid, native, oci};
 use crate::say::say;
-use crate::stdio::Stdio;
+use crate::stdio::{Standing, Stdio};
 use crate::watch::Watch;
 
 /// Ends of execs that are remembered for a daemon that asks.
@@ -142,7 +142,7 @@ impl Container {
         let mut stdio = Stdio::new(started.ends, log, launch.stdin_once);
         let mut detached = false;
         for (socket, attach) in clients {
-            detached |= stdio.attach(socket, attach);
+            detached |= stdio.attach(socket, attach, Standing::Pipe);
         }
         let init = Process::new(Target::Init, pid, started.pidfd, stdio);
         let container = Self {
@@ -249,8 +249,8 @@ impl Container {
         let mut gone = Vec::new();
         let mut all_drained = true;
         for (key, process) in &mut self.processes {
-            process.stdio.sweep();
             process.stdio.tick();
+            process.stdio.sweep();
             let drained = process.drained(scratch);
             all_drained &= drained;
             let Target::Exec(id) = process.target.clone() else { continue };
@@ -317,10 +317,15 @@ impl Container {
             _ => None,
         });
         let ended = self.ended.iter().map(|(id, code)| (id.clone(), Some(*code)));
+        let pids = self.processes.values().filter_map(|process| match &process.target {
+            Target::Exec(id) => Some((id.clone(), process.pid)),
+            Target::Init => None,
+        });
         State {
             init: Some(self.init_pid),
             exited: self.exit.clone(),
             execs: ended.chain(running).collect(),
+            exec_pids: pids.collect(),
             frozen: self.frozen,
         }
     }

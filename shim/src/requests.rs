@@ -15,7 +15,7 @@ use crate::process::Process;
 use crate::runtime::{Outcome, Runtime, Started, internal, invalid, launch_failure};
 use crate::say::say;
 use crate::shim::{Shim, not_running, nothing};
-use crate::stdio::Stdio;
+use crate::stdio::{Standing, Stdio};
 
 /// Descriptors that an exec may hold: a pidfd, its streams, a terminal's two sides, its client.
 const FDS_OF_EXEC: u64 = 8;
@@ -61,7 +61,7 @@ impl Shim {
                 let init = container.processes.get_mut(&INIT);
                 // When it has ended and all is read, there is nothing to join: the socket closes.
                 let detached = match init.filter(|init| !(init.code.is_some() && init.stdio.drained())) {
-                    Some(init) => init.stdio.attach(socket, &attach),
+                    Some(init) => init.stdio.attach(socket, &attach, Standing::Onlooker),
                     None => Stdio::refuse(socket, &attach),
                 };
                 self.link.reply(asker, Reply::Done);
@@ -164,7 +164,7 @@ impl Container {
     ) -> bool {
         // Nobody but its first client can ever feed an exec.
         let mut stdio = Stdio::new(started.ends, None, true);
-        let detached = client.is_some_and(|(socket, attach)| stdio.attach(socket, &attach));
+        let detached = client.is_some_and(|(socket, attach)| stdio.attach(socket, &attach, Standing::Pipe));
         let mut process = Process::new(Target::Exec(id), started.pid, started.pidfd, stdio);
         if let Some(place) = self.strays.iter().position(|(pid, _)| *pid == started.pid) {
             let stray = self.strays.remove(place);

@@ -247,7 +247,7 @@ impl Shim {
 
 /// The answer to `State` before anything was launched.
 pub(crate) fn nothing() -> State {
-    State { init: None, exited: None, execs: Vec::new(), frozen: false }
+    State { init: None, exited: None, execs: Vec::new(), exec_pids: Vec::new(), frozen: false }
 }
 
 pub(crate) fn not_running(what: &str) -> Failure {

@@ -350,7 +350,13 @@ impl Shim for FakeShim {
     }
 
     fn state(&self) -> Fut<'_, Result<State, ShimError>> {
-        done(State { init: self.launched.then_some(4242), exited: None, execs: Vec::new(), frozen: false })
+        done(State {
+            init: self.launched.then_some(4242),
+            exited: None,
+            execs: Vec::new(),
+            exec_pids: Vec::new(),
+            frozen: false,
+        })
     }
 
     fn held(&self) -> Fut<'_, Result<HeldFds, ShimError>> {

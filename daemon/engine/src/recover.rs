@@ -287,9 +287,7 @@ impl Engine {
                         tracing::error!(container = %id, error = error.chain(), "a container's network could not be taken back");
                     }
                 }
-                for (exec, code) in &running.execs {
-                    self.exec_found(&id, exec, *code);
-                }
+                self.execs_found(&id, task.now.paths.run_dir.clone(), &running).await;
                 let (volumes, mounts, of) =
                     (self.backends.volumes.clone(), Arc::clone(&task.now.mounts), id.clone());
                 let adopted = blocking(move || {

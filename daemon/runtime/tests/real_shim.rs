@@ -117,7 +117,7 @@ impl Bed {
             terminal: None,
             open_stdin: false,
             stdin_once: false,
-            log: Log::None,
+            log: Log::default(),
             netns: None,
             held: Vec::new(),
             seccomp,

@@ -353,6 +353,9 @@ pub struct State {
     pub exited: Option<ExitRecord>,
     /// Execs that run (`None`), and those that ended last (their code; 256 at most).
     pub execs: Vec<(String, Option<i32>)>,
+    /// Pids, as the host sees them, of the execs that run.
+    #[serde(default)]
+    pub exec_pids: Vec<(String, i32)>,
     /// Frozen by [`Request::Freeze`].
     pub frozen: bool,
 }

@@ -9,6 +9,7 @@ use std::io::{self, BufWriter, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use flate2::Compression;
 use flate2::GzBuilder;
@@ -95,7 +96,9 @@ fn compress(source: OwnedFd, target: OwnedFd) -> io::Result<()> {
     // By these readers know the file that this one stands for.
     let metadata = source.metadata()?;
     let modified_at = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
-    let original = format!("{} {modified_at}", metadata.ino());
+    let born = metadata.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let born_at = born.map_or(0, |since| since.as_nanos());
+    let original = format!("{} {born_at} {modified_at}", metadata.ino());
     let mut encoder = GzBuilder::new().comment(original).write(&mut target, Compression::fast());
     io::copy(&mut source, &mut encoder)?;
     encoder.finish()?;

@@ -8,8 +8,8 @@
 //!  pty master  ──┘            └── backlog ── client's socket ── keys ── stdin pipe or pty
 //! ```
 //!
-//! Nothing here waits. A full client backlog stops the reading of the process's output, a full stdin
-//! buffer stops the reading of the clients' input; both have a bound.
+//! Nothing here waits. A full client backlog stops the reading of the process's output (of somebody who only looks
+//! on: for a while), a full stdin buffer stops the reading of the clients' input; both have a bound.
 
 mod client;
 mod plumbing;
@@ -22,6 +22,7 @@ use berth_shim_proto::{Attach, TerminalSize};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
+pub(crate) use self::client::Standing;
 use self::client::{Client, Input};
 pub(crate) use self::plumbing::{Ends, Wanted, null, pipes, resize, terminal};
 use self::stdin::Stdin;
@@ -73,8 +74,8 @@ impl Stdio {
     }
 
     /// Joins a client. True if what it sent along already held its detach keys.
-    pub(crate) fn attach(&mut self, socket: OwnedFd, attach: &Attach) -> bool {
-        let mut client = Client::new(socket, attach);
+    pub(crate) fn attach(&mut self, socket: OwnedFd, attach: &Attach, standing: Standing) -> bool {
+        let mut client = Client::new(socket, attach, standing);
         if attach.stdin && !attach.early.is_empty() {
             let mut input = Vec::new();
             let outcome = client.typed(&attach.early, &mut input);
@@ -89,7 +90,7 @@ impl Stdio {
 
     /// Ends the connection of a client that there is nothing to join for.
     pub(crate) fn refuse(socket: OwnedFd, attach: &Attach) -> bool {
-        drop(Client::new(socket, attach));
+        drop(Client::new(socket, attach, Standing::Onlooker));
         false
     }
 
@@ -148,13 +149,20 @@ impl Stdio {
 
     /// When something is due though nothing happens.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.log.as_ref().and_then(Recorder::deadline)
+        let log = self.log.as_ref().and_then(Recorder::deadline);
+        // Of a process that has ended everything is read whatever clients take.
+        let clients = self.clients.iter().filter(|_| !self.ended).filter_map(Client::deadline);
+        clients.chain(log).min()
     }
 
     /// Does what is due.
     pub(crate) fn tick(&mut self) {
         if let Some(log) = &mut self.log {
             log.tick();
+        }
+        if !self.ended && self.clients.iter().any(|client| client.deadline().is_some()) {
+            let now = Instant::now();
+            self.clients.iter_mut().for_each(|client| client.tick(now));
         }
     }
 

@@ -30,6 +30,7 @@
 mod client;
 mod disk;
 mod engines;
+mod logs;
 mod many;
 mod plot;
 mod report;
@@ -45,7 +46,7 @@ pub use row::{Aim, Better, Each, Figure, Row, Seats, Work, ms};
 /// All rows, in the order of the report.
 #[must_use]
 pub fn rows() -> Vec<Row> {
-    [start::rows(), many::rows()].into_iter().flatten().collect()
+    [start::rows(), many::rows(), logs::rows()].into_iter().flatten().collect()
 }
 
 /// Runs what `filter` picks, prints the table, writes JSON and plots into `out`.

@@ -25,13 +25,15 @@ pub struct Options {
     pub registry: bool,
     /// Further flags for the daemon.
     pub flags: Vec<String>,
+    /// Environment variables of the daemon.
+    pub env: Vec<(String, String)>,
     /// The daemon's data root; a folder of the bed if not said.
     pub data_root: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { registry: true, flags: Vec::new(), data_root: None }
+        Self { registry: true, flags: Vec::new(), env: Vec::new(), data_root: None }
     }
 }
 
@@ -219,6 +221,7 @@ impl Bed {
             .arg("--host")
             .arg(format!("unix://{}", self.socket.display()))
             .args(&self.options.flags)
+            .envs(self.options.env.iter().cloned())
             .stdin(Stdio::null());
         self.netns.place(&mut command);
         command

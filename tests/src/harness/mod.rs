@@ -22,4 +22,4 @@ pub use http::Response;
 pub use netns::NetNs;
 pub use pty::Pty;
 pub use registry::Registry;
-pub use wait::until;
+pub use wait::{DEADLINE, until};

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod api;
+mod attach;
 mod bad_input;
 mod cgroups;
 mod crash;
@@ -18,12 +19,14 @@ mod images;
 mod init;
 mod limits;
 mod links;
+mod log_drivers;
 mod logs;
 mod network;
 mod networks;
 mod posture;
 mod registry;
 mod runtimes;
+mod streams;
 mod walk;
 
 /// One test body, run with the docker CLI and with `berth`.

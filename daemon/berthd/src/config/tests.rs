@@ -70,7 +70,11 @@ fn every_mistake_is_named() {
     refused(&[], r#"{"debug":"yes"}"#, "debug is not as it should be");
     refused(&[], r#"["debug"]"#, "not a JSON object");
     refused(&[], r#"{"log-level":"loud"}"#, "invalid log-level \"loud\"");
-    refused(&["--log-driver", "gelf"], "", "log-driver and log-opts: HostConfig.LogConfig.Type \"gelf\" is not implemented");
+    refused(
+        &["--log-driver", "gelf"],
+        "",
+        "log-driver and log-opts: HostConfig.LogConfig.Type \"gelf\" is not implemented",
+    );
     refused(&["--default-runtime", "kata"], "", "invalid default-runtime \"kata\"");
     refused(&["-H", "http://x"], "", "invalid host \"http://x\"");
     refused(&["-H", "unix://a"], "", "an absolute path expected");

@@ -3,8 +3,9 @@
 //!
 //! With an `Upgrade` header the answer is `101` and the socket itself goes to whoever serves the streams
 //! (the container's shim), together with the bytes that came early: the session does not need the daemon
-//! any more. Without the header the answer is `200` with bytes until the connection closes, and the daemon
-//! pumps between the HTTP body and a socketpair.
+//! any more. Without the header the answer is `200` with bytes until the connection closes; the socket goes the same
+//! way ([`super::connection`]). Only of a request whose body is still being sent (chunked input) the daemon pumps
+//! between HTTP and a socketpair.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -19,8 +20,10 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
+use super::connection::{Heir, Held, Socket as _};
 use super::{Body, Call, Response};
 
 /// Content type of framed output.
@@ -43,6 +46,7 @@ pub(crate) struct Takeover {
 
 enum Source {
     Upgrade(OnUpgrade),
+    Socket(oneshot::Receiver<Taken>),
     Plain(Option<Incoming>, tokio::sync::mpsc::Sender<Bytes>),
 }
 
@@ -74,6 +78,10 @@ pub(crate) fn prepare(call: Call, content_type: HeaderValue) -> (Response, Takeo
     *response.body_mut() = body;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(RAW));
     *response.version_mut() = Version::HTTP_10;
+    let heir = request.extensions().get::<Heir>().filter(|_| http_body::Body::is_end_stream(request.body()));
+    if let Some(heir) = heir {
+        return (response, Takeover { source: Source::Socket(heir.ask()) });
+    }
     (response, Takeover { source: Source::Plain(request.into_body().take(), sender) })
 }
 
@@ -89,6 +97,9 @@ impl Takeover {
                 let upgraded =
                     upgrade.await.map_err(|e| Error::cancelled("taking over the connection").because(e))?;
                 own(upgraded)
+            }
+            Source::Socket(socket) => {
+                socket.await.map_err(|e| Error::cancelled("taking over the connection").because(e))
             }
             Source::Plain(body, sender) => {
                 let (ours, theirs) = pair()?;
@@ -111,17 +122,17 @@ pub(super) fn pair() -> Result<(UnixStream, StdUnixStream)> {
 /// The socket beneath an upgraded connection, or one end of a pair that is pumped into it.
 fn own(upgraded: Upgraded) -> Result<Taken> {
     let taking = |e: std::io::Error| Error::internal("taking the socket from the runtime").because(e);
-    let upgraded = match upgraded.downcast::<TokioIo<UnixStream>>() {
+    let upgraded = match upgraded.downcast::<TokioIo<Held<UnixStream>>>() {
         Ok(parts) => {
-            let socket = parts.io.into_inner().into_std().map_err(taking)?;
-            return Ok(Taken { socket: socket.into(), early: parts.read_buf.to_vec() });
+            let socket = parts.io.into_inner().socket.into_fd().map_err(taking)?;
+            return Ok(Taken { socket, early: parts.read_buf.to_vec() });
         }
         Err(other) => other,
     };
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
+    match upgraded.downcast::<TokioIo<Held<TcpStream>>>() {
         Ok(parts) => {
-            let socket = parts.io.into_inner().into_std().map_err(taking)?;
-            Ok(Taken { socket: socket.into(), early: parts.read_buf.to_vec() })
+            let socket = parts.io.into_inner().socket.into_fd().map_err(taking)?;
+            Ok(Taken { socket, early: parts.read_buf.to_vec() })
         }
         Err(other) => {
             let (ours, theirs) = pair()?;

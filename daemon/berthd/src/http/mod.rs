@@ -3,6 +3,7 @@
 
 pub(crate) mod body;
 pub(crate) mod call;
+pub(crate) mod connection;
 pub(crate) mod error;
 pub(crate) mod hijack;
 pub(crate) mod progress;

@@ -4,14 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
+use super::connection::{Heir, Held, Socket};
+use super::hijack::Taken;
 use crate::app::App;
 use crate::listen::{Connection, Listener};
 use crate::router;
@@ -50,33 +52,45 @@ pub(crate) async fn listen(app: Arc<App>, listener: Listener, mut shutdown: watc
     while connections.join_next().await.is_some() {}
 }
 
-async fn serve<S>(app: Arc<App>, stream: S, mut shutdown: watch::Receiver<bool>)
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let service = service_fn(move |request| {
+async fn serve<S: Socket>(app: Arc<App>, stream: S, mut shutdown: watch::Receiver<bool>) {
+    let heir = Heir::default();
+    let held = Held::new(stream, heir.clone());
+    let for_requests = heir.clone();
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
         let app = Arc::clone(&app);
+        request.extensions_mut().insert(for_requests.clone());
         async move { Ok::<_, std::convert::Infallible>(router::handle(app, request).await) }
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD)
         // Names do not depend on case; scripts that look for them do.
         .title_case_headers(true)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(held), service)
         .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = &mut connection => ended,
         () = stopped(&mut shutdown) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
         }
     };
     if let Err(error) = ended {
         // Clients hang up as they please.
         tracing::debug!(%error, "connection ended");
+        return;
+    }
+    let Some(heir) = heir.take() else { return };
+    let Some(parts) = connection.into_parts() else { return };
+    match parts.io.into_inner().socket.into_fd() {
+        Ok(socket) => {
+            let taken = Taken { socket, early: parts.read_buf.to_vec() };
+            if heir.send(taken).is_err() {
+                tracing::debug!("nobody came for a connection any more");
+            }
+        }
+        Err(error) => tracing::error!(%error, "taking a socket from the runtime"),
     }
 }
 

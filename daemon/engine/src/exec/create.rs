@@ -30,7 +30,14 @@ impl Engine {
         getrandom::fill(&mut bytes).map_err(|error| Error::internal(format!("no random bytes: {error}")))?;
         let id = ExecId::from_bytes(bytes);
         let action = format!("exec_create: {}", words(&config.cmd));
-        self.execs.add(&id, handle.id.clone(), config, Phase::Created);
+        let run_dir = handle.now().paths.run_dir.clone();
+        let forgotten = self.execs.add(&id, handle.id.clone(), config.clone(), Phase::Created);
+        if let Err(error) = super::record::keep(run_dir, id.clone(), config, forgotten).await {
+            self.execs.remove(&id);
+            // It may have ended meanwhile, and its run directory with it.
+            handle.admit(Request::Exec, container)?;
+            return Err(error);
+        }
         self.container_event(&handle.now(), &action, &[("execID", id.to_string())]);
         Ok(id)
     }

@@ -2,11 +2,12 @@
 //! Further processes in a running container.
 //!
 //! An exec is made ([`create`]), started once ([`start`]) and remembered for a while after its end, so that its exit
-//! code can be asked for. They are kept in memory only: those that run when the daemon dies go on running, and a new
-//! daemon learns their ids and exit codes from the shim.
+//! code can be asked for. Those that run when the daemon dies go on running; a new daemon finds what was asked in the run
+//! directory ([`record`]) and learns from the shim how they are.
 
 pub(crate) mod create;
 pub(crate) mod inspect;
+mod record;
 pub(crate) mod resize;
 pub(crate) mod start;
 
@@ -14,6 +15,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use berth_domain::{ContainerId, Error, ExecId, Result};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{Engine, Snapshot};
@@ -22,7 +24,8 @@ pub use inspect::ExecInspect;
 pub use start::{ExecStart, ExecTicket};
 
 /// What to run.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ExecConfig {
     /// Program and arguments.
     pub cmd: Vec<String>,
@@ -90,7 +93,8 @@ impl Execs {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, id: &ExecId, container: ContainerId, config: ExecConfig, phase: Phase) {
+    /// Adds one; returns those of its container that are not remembered any more.
+    fn add(&self, id: &ExecId, container: ContainerId, config: ExecConfig, phase: Phase) -> Vec<String> {
         let mut inner = self.lock();
         inner.serial += 1;
         let mut idle: Vec<(u64, String)> = inner
@@ -100,11 +104,11 @@ impl Execs {
             .filter(|(_, e)| matches!(*e.phase.borrow(), Phase::Created | Phase::Ended(_)))
             .map(|(id, e)| (e.serial, id.clone()))
             .collect();
-        if idle.len() >= REMEMBERED {
-            idle.sort_unstable();
-            for (_, oldest) in idle.iter().take(idle.len() + 1 - REMEMBERED) {
-                inner.entries.remove(oldest);
-            }
+        idle.sort_unstable();
+        idle.truncate((idle.len() + 1).saturating_sub(REMEMBERED));
+        let forgotten: Vec<String> = idle.into_iter().map(|(_, oldest)| oldest).collect();
+        for oldest in &forgotten {
+            inner.entries.remove(oldest);
         }
         let serial = inner.serial;
         let entry = Entry {
@@ -116,6 +120,11 @@ impl Execs {
             serial,
         };
         inner.entries.insert(id.to_string(), entry);
+        forgotten
+    }
+
+    fn remove(&self, id: &ExecId) {
+        self.lock().entries.remove(id.as_str());
     }
 
     /// Looks at one.
@@ -181,13 +190,6 @@ impl Engine {
     /// A container is gone.
     pub(crate) fn execs_forget(&self, container: &ContainerId) {
         self.execs.lock().entries.retain(|_, entry| entry.container != *container);
-    }
-
-    /// An exec that an earlier daemon started.
-    pub(crate) fn exec_found(&self, container: &ContainerId, exec: &str, code: Option<i32>) {
-        let Ok(id) = exec.parse::<ExecId>() else { return };
-        let phase = code.map_or(Phase::Running, Phase::Ended);
-        self.execs.add(&id, container.clone(), ExecConfig::default(), phase);
     }
 
     /// The execs of a container that may still run, oldest first, for `ExecIDs`.

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A log and its rotated predecessors on disk.
 //!
-//! A file is known by its inode, whatever name rotation gives it; a compressed one carries the inode of the file
-//! that it was made of, and when that was written to last, in its header. Compressed files are unpacked into a file without a name when they are
+//! A file is known by its inode and the time of its birth (inodes are used again at once), whatever name rotation gives
+//! it; a compressed one carries those of the file that it was made of, and when that was written to last, in its
+//! header. Compressed files are unpacked into a file without a name when they are
 //! come to, so that all ways of reading work for them.
 
 use std::fs::File;
 use std::io::{self, BufReader, Seek as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use berth_domain::{Error, Result};
 use flate2::bufread::GzDecoder;
@@ -16,7 +18,7 @@ use flate2::bufread::GzDecoder;
 /// A file of a log, held open.
 #[derive(Debug)]
 pub(super) struct Open {
-    pub(super) inode: u64,
+    identity: (u64, u128),
     path: PathBuf,
     content: Content,
     /// When it was written to last, in unix nanoseconds, as far as was known when it was opened.
@@ -34,19 +36,20 @@ impl Open {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
         let path = path.to_owned();
-        let (inode, modified_at) = (metadata.ino(), modified_at(&metadata));
+        let (identity, modified_at) = ((metadata.ino(), born_at(&metadata)), modified_at(&metadata));
         if !compressed {
-            return Ok(Self { inode, path, content: Content::Plain(file), modified_at });
+            return Ok(Self { identity, path, content: Content::Plain(file), modified_at });
         }
         let decoder = GzDecoder::new(BufReader::new(&file));
         let comment = decoder.header().and_then(|header| header.comment());
         let original = comment.and_then(|comment| {
-            let (inode, modified_at) = std::str::from_utf8(comment).ok()?.split_once(' ')?;
-            Some((inode.parse().ok()?, modified_at.parse().ok()?))
+            let mut words = std::str::from_utf8(comment).ok()?.split(' ');
+            let identity = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+            Some((identity, words.next()?.parse().ok()?))
         });
         // Without that it is not of ours, but a log all the same.
-        let (inode, modified_at) = original.unwrap_or((inode, modified_at));
-        Ok(Self { inode, path, content: Content::Compressed(file), modified_at })
+        let (identity, modified_at) = original.unwrap_or((identity, modified_at));
+        Ok(Self { identity, path, content: Content::Compressed(file), modified_at })
     }
 
     /// The file, unpacked.
@@ -75,7 +78,9 @@ impl Open {
 
 fn unpack(packed: &File, path: &Path) -> io::Result<File> {
     // Beside the log: it may be too large for a memory.
-    let name = path.with_extension(format!("{}.unpacked", std::process::id()));
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = path.with_extension(format!("{}-{number}.unpacked", std::process::id()));
     let mut file =
         File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&name)?;
     std::fs::remove_file(&name)?;
@@ -87,6 +92,12 @@ fn unpack(packed: &File, path: &Path) -> io::Result<File> {
 
 fn modified_at(metadata: &std::fs::Metadata) -> i64 {
     metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec())
+}
+
+/// When a file was made, in unix nanoseconds; 0 where the filesystem does not know.
+fn born_at(metadata: &std::fs::Metadata) -> u128 {
+    let born = metadata.created().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    born.map_or(0, |since| since.as_nanos())
 }
 
 /// The files of a log that are newer than `known` (all of them for `None`), newest first.
@@ -103,11 +114,11 @@ pub(super) fn newer_than(path: &Path, known: Option<&Open>) -> Result<Vec<Open>>
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(Error::io("opening", path, error)),
             };
-            if known.is_some_and(|known| known.inode == open.inode) {
+            if known.is_some_and(|known| known.identity == open.identity) {
                 return Ok(found);
             }
             // Seen under its earlier name, or in both forms.
-            if !found.iter().any(|other: &Open| other.inode == open.inode) {
+            if !found.iter().any(|other: &Open| other.identity == open.identity) {
                 found.push(open);
             }
         }

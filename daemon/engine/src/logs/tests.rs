@@ -167,7 +167,9 @@ fn pack(path: &Path) {
     use std::io::Write as _;
     use std::os::unix::fs::MetadataExt as _;
     let metadata = std::fs::metadata(path).unwrap();
-    let original = format!("{} {}", metadata.ino(), metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec());
+    let born = metadata.created().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let modified = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
+    let original = format!("{} {born} {modified}", metadata.ino());
     let packed = std::fs::File::create(format!("{}.gz", path.display())).unwrap();
     let mut encoder = flate2::GzBuilder::new().comment(original).write(packed, flate2::Compression::fast());
     encoder.write_all(&std::fs::read(path).unwrap()).unwrap();

@@ -28,7 +28,7 @@ fn exit(code: i32) -> ExitRecord {
 }
 
 fn state() -> State {
-    State { init: Some(9), exited: None, execs: Vec::new(), frozen: false }
+    State { init: Some(9), exited: None, execs: Vec::new(), exec_pids: Vec::new(), frozen: false }
 }
 
 /// A deadline far past what a loaded machine needs: only a hang meets it.
