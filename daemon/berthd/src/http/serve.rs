@@ -72,7 +72,7 @@ async fn serve<S: Socket>(app: Arc<App>, stream: S, mut shutdown: watch::Receive
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = stopped(&mut shutdown) => {
-            Pin::new(&mut connection).graceful_shutdown();
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
             (&mut connection).await
         }
     };
