@@ -198,8 +198,8 @@ fn an_onlooker_that_is_stuck_does_not_stall_the_others() {
         let mut reader = Stream::attach(&bed, "ss", BOTH);
         reader.write(b"\n");
         reader.until("done\n");
-        // What was sent before comes; then the end.
-        assert!(stuck.rest().0.len() < 3 << 20);
+        // What was sent before comes; then the end, in the middle of a frame perhaps.
+        assert!(stuck.raw().len() < 3 << 20);
     }
     bed.finish();
 }
