@@ -117,6 +117,12 @@ fn containers_and_volumes_keep_to_their_quotas() {
 fn quotas_that_cannot_be_are_refused() {
     let bed = Bed::start();
     bed.docker(&["pull", "busybox"]).ok();
+    if !bed.is_ours() {
+        // The reference looks at its disk before it looks at what is asked.
+        let error = bed.docker(&["create", "--storage-opt", "size=10M", "busybox"]).fails(1);
+        assert!(error.contains("--storage-opt is supported only"), "{error}");
+        return bed.finish();
+    }
     let refused = |option: &str| bed.docker(&["create", "--storage-opt", option, "busybox"]).fails(1);
     assert!(refused("inodes=10").contains("unknown option inodes"));
     assert!(refused("size=much").contains("invalid size"));

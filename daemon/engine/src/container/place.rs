@@ -7,13 +7,13 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use berth_image::tar::{Entry, Kind, Reader};
+use berth_image::tar::{self, Entry, Kind, Reader};
 use berth_sys::in_root::{self, InRoot};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-/// Directories whose times are set at the end; further ones keep the time of their unpacking.
-const TIMES_MAX: usize = 100_000;
+/// Directories that are seen to at the end; further ones keep the time of their unpacking.
+const LATER_MAX: usize = 100_000;
 
 /// The directory.
 pub(crate) struct Place<'a> {
@@ -23,7 +23,38 @@ pub(crate) struct Place<'a> {
     owner: Option<(u32, u32)>,
     /// The directory that the last entry went to: archives come sorted.
     parent: Option<(PathBuf, OwnedFd)>,
-    times: Vec<(PathBuf, Timestamps)>,
+    later: Vec<Later>,
+}
+
+/// What a directory gets when all is in it: its times, which unpacking changes, and the access list that what is made in it
+/// would inherit.
+struct Later {
+    path: PathBuf,
+    times: Timestamps,
+    access: Option<Vec<u8>>,
+}
+
+const DEFAULT_ACCESS: &[u8] = b"system.posix_acl_default";
+
+/// An attribute that the file system cannot hold is lost, but for capabilities, without which a program does not run.
+fn set_attribute(file: &OwnedFd, name: &[u8], value: &[u8]) -> io::Result<()> {
+    match rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()) {
+        Ok(()) => Ok(()),
+        Err(Errno::OPNOTSUPP) if name != b"security.capability" => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Permissions of a node, which the daemon's umask would cut: through a descriptor of this very node.
+fn node_mode(parent: &OwnedFd, name: &OsStr, kind: FileType, device: u64, entry: &Entry) -> io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+    let node = crate::container::view::pin(parent.as_fd(), name)?;
+    let stat = rustix::fs::fstat(&node)?;
+    if FileType::from_raw_mode(stat.st_mode) != kind || stat.st_rdev != device {
+        return Err(bad("it was exchanged while it was unpacked"));
+    }
+    let path = format!("/proc/self/fd/{}", node.as_raw_fd());
+    Ok(rustix::fs::chmod(path, Mode::from_raw_mode(entry.mode))?)
 }
 
 fn bad(what: impl Into<String>) -> io::Error {
@@ -47,12 +78,6 @@ fn clean(name: &[u8]) -> io::Result<PathBuf> {
     Ok(clean)
 }
 
-/// Zeros enough that a hole takes less room: what had holes where it was packed gets them again.
-fn is_hole(bytes: &[u8]) -> bool {
-    const LEAST: usize = 32 << 10;
-    bytes.len() >= LEAST && bytes.chunks(64).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
-}
-
 fn times(entry: &Entry) -> Timestamps {
     let time = Timespec { tv_sec: entry.mtime.0, tv_nsec: i64::from(entry.mtime.1) };
     Timestamps { last_access: time, last_modification: time }
@@ -60,7 +85,7 @@ fn times(entry: &Entry) -> Timestamps {
 
 impl<'a> Place<'a> {
     pub(crate) fn new(root: &'a InRoot, path: &'a Path, keep_kinds: bool, owner: Option<(u32, u32)>) -> Self {
-        Self { root, path, keep_kinds, owner, parent: None, times: Vec::new() }
+        Self { root, path, keep_kinds, owner, parent: None, later: Vec::new() }
     }
 
     /// Unpacks one entry.
@@ -93,20 +118,26 @@ impl<'a> Place<'a> {
                 };
                 in_root::remove_all(&parent, name)?;
                 let device = rustix::fs::makedev(entry.device.0, entry.device.1);
-                rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(entry.mode & 0o777), device)?;
+                rustix::fs::mknodat(&parent, name, kind, Mode::empty(), device)?;
                 self.named_attributes(&parent, name, entry)?;
+                node_mode(&parent, name, kind, device, entry)?;
             }
         }
         self.parent = Some((directory.to_owned(), parent));
         Ok(())
     }
 
-    /// Sets the times of directories, which unpacking in them changed.
+    /// Gives directories what they could not have while they were filled.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
-        for (path, times) in self.times.drain(..).rev() {
+        for Later { path, times, access } in self.later.drain(..).rev() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
             match self.root.open(&self.path.join(path), flags, Mode::empty()) {
-                Ok(directory) => rustix::fs::futimens(&directory, &times)?,
+                Ok(directory) => {
+                    if let Some(access) = access {
+                        set_attribute(&directory, DEFAULT_ACCESS, &access)?;
+                    }
+                    rustix::fs::futimens(&directory, &times)?;
+                }
                 // The container has moved it meanwhile.
                 Err(error) => tracing::debug!(%error, "a directory's times are not set"),
             }
@@ -163,8 +194,13 @@ impl<'a> Place<'a> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let directory = in_root::openat2(parent.as_fd(), Path::new(name), flags, Mode::empty(), how)?;
         self.attributes(&directory, entry)?;
-        if self.times.len() < TIMES_MAX {
-            self.times.push((path.to_owned(), times(entry)));
+        if self.later.len() < LATER_MAX {
+            let access = entry.xattrs.iter().find(|(name, _)| name == DEFAULT_ACCESS);
+            self.later.push(Later {
+                path: path.to_owned(),
+                times: times(entry),
+                access: access.map(|(_, value)| value.clone()),
+            });
         }
         Ok(())
     }
@@ -195,7 +231,7 @@ impl<'a> Place<'a> {
                     continue;
                 };
                 let most = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
-                let n = if is_hole(&bytes[..most]) {
+                let n = if tar::is_hole(&bytes[..most]) {
                     holes = true;
                     most
                 } else {
@@ -240,13 +276,8 @@ impl<'a> Place<'a> {
         rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))?;
         for (name, value) in &entry.xattrs {
             // Those of the kernel's own subsystems are not an archive's to set.
-            if !crate::tarball::is_the_files(name) {
-                continue;
-            }
-            match rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
-                Ok(()) => {}
-                Err(Errno::OPNOTSUPP) if name != b"security.capability" => {}
-                Err(error) => return Err(error.into()),
+            if crate::tarball::is_the_files(name) && name != DEFAULT_ACCESS {
+                set_attribute(file, name, value)?;
             }
         }
         Ok(())

@@ -78,6 +78,13 @@ pub struct Reader<R> {
     ended: bool,
 }
 
+/// Zeros, and so many that a hole takes less room than they do: what had holes where it was packed gets them again.
+#[must_use]
+pub fn is_hole(bytes: &[u8]) -> bool {
+    const LEAST: usize = 32 << 10;
+    bytes.len() >= LEAST && bytes.chunks(64).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
 /// The archive is not a tar archive, or not a whole one.
 pub(crate) fn bad(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.into())

@@ -168,16 +168,27 @@ impl Unpack<'_> {
     }
 
     fn plain<R: BufRead>(&mut self, archive: &mut tar::Reader<R>, file: &OwnedFd) -> io::Result<()> {
+        let (mut at, mut holes) = (0, false);
         self.stored(archive, |mut bytes| {
+            if tar::is_hole(bytes) {
+                at += bytes.len() as u64;
+                holes = true;
+                return Ok(());
+            }
             while !bytes.is_empty() {
-                let n = rustix::io::write(file, bytes)?;
+                let n = rustix::io::pwrite(file, bytes, at)?;
                 if n == 0 {
                     return Err(io::ErrorKind::WriteZero.into());
                 }
+                at += n as u64;
                 bytes = &bytes[n..];
             }
             Ok(())
-        })
+        })?;
+        if holes {
+            rustix::fs::ftruncate(file, at)?;
+        }
+        Ok(())
     }
 
     fn stored<R: BufRead>(
