@@ -150,6 +150,8 @@ fn network_config(settings: &Settings) -> NetworkConfig {
         bridge: settings.bridge.clone(),
         bip: settings.bip,
         fixed_cidr: settings.fixed_cidr,
+        ipv6: settings.ipv6,
+        fixed_cidr_v6: settings.fixed_cidr_v6,
         default_address_pools: settings.default_address_pools.clone(),
         mtu: settings.mtu,
         icc: settings.icc,

@@ -42,6 +42,8 @@ pub(crate) enum Verb {
     Rename(String, Reply<()>),
     Connect(Box<Connect>, Reply<()>),
     Disconnect(Arc<NetworkRecord>, Reply<()>),
+    /// From a network that is no more, by the name that the container has for it.
+    Forget(String, Reply<()>),
     Update(Box<Update>, Reply<Vec<String>>),
     /// A health check's result.
     Probed(crate::snapshot::Probe),

@@ -266,6 +266,10 @@ impl Task {
             }
             Verb::Connect(ask, reply) => self.connect(&asked, *ask, reply).await,
             Verb::Disconnect(network, reply) => self.disconnect(&asked, network, reply).await,
+            Verb::Forget(network, reply) => {
+                let result = self.forget_network(&asked, &network).await;
+                answer(reply, result);
+            }
             Verb::Update(update, reply) => self.update(&asked, *update, reply),
             Verb::Probed(probe) => self.probed(probe),
         }

@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// A range that subnets of new networks are cut from (`default-address-pools`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,10 @@ pub struct NetworkConfig {
     pub bip: Option<Ipv4Net>,
     /// Addresses for containers on the default bridge (`fixed-cidr`), within the subnet.
     pub fixed_cidr: Option<Ipv4Net>,
+    /// The default bridge has IPv6 too (`ipv6`).
+    pub ipv6: bool,
+    /// Its IPv6 subnet (`fixed-cidr-v6`); one of the pools' when not given.
+    pub fixed_cidr_v6: Option<Ipv6Net>,
     /// Where subnets come from; Docker's built-in list when empty.
     pub default_address_pools: Vec<AddressPool>,
     /// MTU of the default bridge and its endpoints (`mtu`).
@@ -68,6 +72,8 @@ impl NetworkConfig {
             bridge: Some(DEFAULT_BRIDGE.into()),
             bip: None,
             fixed_cidr: None,
+            ipv6: false,
+            fixed_cidr_v6: None,
             default_address_pools: Vec::new(),
             mtu: 1500,
             icc: true,

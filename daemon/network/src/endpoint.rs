@@ -222,10 +222,10 @@ pub(crate) fn dress(
     configure(namespace, endpoint, 0)
 }
 
-/// Docker allows static addresses only where the user knows the subnet.
+/// Docker allows static addresses on networks of the user's only.
 pub(crate) fn check_request(network: &NetworkRecord, request: &EndpointRequest) -> Result<()> {
     sysctl::check(request)?;
-    let invalid = |why: &str| Err(Error::invalid(format!("invalid endpoint settings: {why}")));
+    let invalid = |why: &str| Err(Error::invalid(format!("invalid endpoint settings:\n{why}")));
     if network.config_only {
         return Err(Error::forbidden(format!(
             "network {} is config-only: nothing can be on it",
@@ -241,13 +241,8 @@ pub(crate) fn check_request(network: &NetworkRecord, request: &EndpointRequest) 
         if ranges.peek().is_none() && family == Family::V6 {
             return invalid(&format!("network {} has no IPv6 for the address {ip}", network.name));
         }
-        if !ranges.clone().any(|r| r.chosen_by_user) {
-            return invalid(
-                "user specified IP address is supported only when connecting to networks with user configured subnets",
-            );
-        }
         if !ranges.any(|r| r.subnet.contains(&ip)) {
-            return invalid(&format!("no configured subnet contains IP address {ip}"));
+            return invalid(&format!("no configured subnet or ip-range contain the IP address {ip}"));
         }
     }
     Ok(())

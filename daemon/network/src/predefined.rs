@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::books::DEFAULT;
 use crate::endpoint::random_id;
-use crate::ipam::{Family, choose_subnet, docker_pools, overlap};
+use crate::ipam::{Family, choose_subnet, docker_pools, first_host, local_pool, overlap};
 use crate::worker::Worker;
 use crate::{AddressPool, AddressRange, BridgeRecord, Driver, GatewayMode, NetworkRecord, bridge, records};
 
@@ -68,6 +68,7 @@ impl Worker {
         };
         let was = before.and_then(bridge::v4_gateway);
         let mut used = bridge::used_by_host(&mut self.routes, &[link])?;
+        let seed = others.iter().find(|n| n.name == "host").map(|n| n.id.clone()).unwrap_or_default();
         let others = others.iter().filter(|n| !n.config_only);
         let subnets = others.flat_map(|n| &n.ranges).map(|r| r.subnet.trunc());
         used.extend(subnets.clone());
@@ -104,6 +105,10 @@ impl Worker {
             chosen_by_user: self.config.bip.is_some(),
             gateway_chosen_by_user: true,
         }];
+        network.ipv6 = self.config.ipv6;
+        if self.config.ipv6 {
+            network.ranges.push(self.default_ipv6(before, &used, &seed)?);
+        }
         network.bridge = Some(BridgeRecord {
             link: link.to_owned(),
             mtu: self.config.mtu,
@@ -126,6 +131,32 @@ impl Worker {
         Ok(network)
     }
 
+    /// The default bridge's IPv6: what is configured, what it was, the first of the pools that is free.
+    fn default_ipv6(
+        &self,
+        before: Option<&NetworkRecord>,
+        used: &[IpNet],
+        seed: &str,
+    ) -> Result<AddressRange> {
+        let free = |net: &IpNet| !used.iter().any(|u| overlap(u, net));
+        let was = before.and_then(|b| bridge::gateway(b, Family::V6)).map(|g| g.trunc()).filter(free);
+        let subnet = match (self.config.fixed_cidr_v6, was) {
+            (Some(fixed), _) => IpNet::V6(fixed.trunc()),
+            (None, Some(was)) => was,
+            (None, None) => {
+                choose_subnet(&with_local_pool(self.pools(), seed), Family::V6, used).ok_or_else(no_pool)?
+            }
+        };
+        Ok(AddressRange {
+            subnet,
+            range: None,
+            gateway: first_host(subnet, subnet, &[]),
+            reserved: BTreeMap::new(),
+            chosen_by_user: self.config.fixed_cidr_v6.is_some(),
+            gateway_chosen_by_user: true,
+        })
+    }
+
     /// The pools that subnets are cut from.
     pub(crate) fn pools(&self) -> Vec<AddressPool> {
         if self.config.default_address_pools.is_empty() {
@@ -134,6 +165,14 @@ impl Worker {
             self.config.default_address_pools.clone()
         }
     }
+}
+
+/// The pools, and where none is of IPv6 one of this host's own.
+pub(crate) fn with_local_pool(mut pools: Vec<AddressPool>, seed: &str) -> Vec<AddressPool> {
+    if !pools.iter().any(|p| Family::of_net(p.base) == Family::V6) {
+        pools.push(local_pool(seed));
+    }
+    pools
 }
 
 /// A record with nothing in it.

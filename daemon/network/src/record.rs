@@ -55,7 +55,7 @@ pub struct AddressRange {
     /// Addresses that are never given out, by the name the user gave them.
     #[serde(default)]
     pub reserved: BTreeMap<String, IpAddr>,
-    /// The user chose the subnet (static addresses are allowed only then).
+    /// The user chose the subnet.
     #[serde(default)]
     pub chosen_by_user: bool,
     /// The user chose the gateway (`inspect` shows it only then, or on the default network).

@@ -323,5 +323,6 @@ impl Worker {
         for (port, sockets) in held.sockets {
             self.ports.give_back(&port, sockets);
         }
+        reached("release.given-back");
     }
 }

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use berth_domain::{Error, Result};
 use ipnet::IpNet;
 
-use crate::ipam::{Family, choose_subnet, first_host, local_pool, never_a_hosts, overlap};
-use crate::predefined::no_pool;
+use crate::ipam::{Family, choose_subnet, first_host, never_a_hosts, overlap};
+use crate::predefined::{no_pool, with_local_pool};
 use crate::worker::Worker;
 use crate::{AddressPool, AddressRange, NetworkRequest, bridge};
 
@@ -66,13 +66,12 @@ impl Worker {
 
     /// The pools that subnets are cut from. Without one of IPv6 there is one of this host's own.
     pub(crate) fn pools_of(&self, family: Family) -> Vec<AddressPool> {
-        let mut pools = self.pools();
-        if family == Family::V6 && !pools.iter().any(|p| Family::of_net(p.base) == family) {
-            // The id of the network `host` is made once, by chance, and kept.
-            let seed = self.books().by_name("host").map(|n| n.id.clone()).unwrap_or_default();
-            pools.push(local_pool(&seed));
+        if family == Family::V4 {
+            return self.pools();
         }
-        pools
+        // The id of the network `host` is made once, by chance, and kept.
+        let seed = self.books().by_name("host").map(|n| n.id.clone()).unwrap_or_default();
+        with_local_pool(self.pools(), &seed)
     }
 }
 
@@ -81,12 +80,11 @@ fn complete(range: &AddressRange, taken: &[IpNet], gateway: bool) -> Result<Addr
     let given = range.subnet;
     let subnet = given.trunc();
     if given != subnet {
-        return Err(Error::invalid(format!("invalid subnet {given}: it should be {subnet}")));
+        return Err(bad(format!("invalid subnet {given}: it should be {subnet}")));
     }
     let longest = subnet.max_prefix_len() - 2;
     if !(1..=longest).contains(&subnet.prefix_len()) {
-        let text = format!("invalid subnet {subnet}: a prefix length of 1 to {longest} expected");
-        return Err(Error::invalid(text));
+        return Err(bad(format!("invalid subnet {subnet}: a prefix length of 1 to {longest} expected")));
     }
     if taken.iter().any(|other| overlap(other, &subnet)) {
         return Err(Error::forbidden(
@@ -95,35 +93,28 @@ fn complete(range: &AddressRange, taken: &[IpNet], gateway: bool) -> Result<Addr
     }
     if let Some(within) = range.range {
         if within != within.trunc() {
-            let text = format!("invalid ip-range {within}: it should be {}", within.trunc());
-            return Err(Error::invalid(text));
+            return Err(bad(format!("invalid ip-range {within}: it should be {}", within.trunc())));
         }
         if !subnet.contains(&within) {
-            return Err(Error::invalid(format!(
-                "invalid ip-range {within}: parent subnet {subnet} doesn't contain ip-range"
-            )));
+            let text = format!("invalid ip-range {within}: parent subnet {subnet} doesn't contain ip-range");
+            return Err(bad(text));
         }
     }
     let check = |ip: IpAddr, what: &str| {
         if subnet.contains(&ip) && never_a_hosts(subnet).all(|never| never != ip) {
             return Ok(ip);
         }
-        let text =
-            format!("invalid {what} {ip}: parent subnet {subnet} doesn't contain this address for a host");
-        Err(Error::invalid(text))
+        Err(bad(format!("invalid {what}: parent subnet {subnet} doesn't contain this address")))
     };
-    for ip in range.reserved.values() {
-        check(*ip, "auxiliary address")?;
+    for (name, ip) in &range.reserved {
+        check(*ip, &format!("auxiliary address {name}"))?;
     }
-    let chosen = range.gateway.map(|ip| check(ip, "gateway")).transpose()?;
+    let chosen = range.gateway.map(|ip| check(ip, &format!("gateway {ip}"))).transpose()?;
     let reserved: Vec<IpAddr> = range.reserved.values().copied().collect();
     let gateway = match chosen {
         None if gateway => {
             let first = first_host(subnet, range.range.unwrap_or(subnet), &reserved);
-            Some(
-                first
-                    .ok_or_else(|| Error::invalid(format!("subnet {subnet} has no address for a gateway")))?,
-            )
+            Some(first.ok_or_else(|| bad(format!("subnet {subnet} has no address for a gateway")))?)
         }
         chosen => chosen,
     };
@@ -134,4 +125,9 @@ fn complete(range: &AddressRange, taken: &[IpNet], gateway: bool) -> Result<Addr
         gateway_chosen_by_user: range.gateway.is_some(),
         ..range.clone()
     })
+}
+
+/// As the reference words it.
+fn bad(why: String) -> Error {
+    Error::invalid(format!("invalid network config:\n{why}"))
 }

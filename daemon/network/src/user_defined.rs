@@ -61,12 +61,9 @@ impl Worker {
     /// What a network that takes its settings from another asks for.
     fn with_settings(&mut self, mut request: NetworkRequest) -> Result<NetworkRequest> {
         let Some(name) = request.config_from.clone() else { return Ok(request) };
-        let config = self.resolve(&name)?;
-        if !config.config_only {
-            return Err(Error::forbidden(format!(
-                "network {name} is not config-only: settings cannot be taken from it"
-            )));
-        }
+        let config = self.resolve(&name).ok().filter(|network| network.config_only);
+        let missing = || Error::not_found(format!("configuration network \"{name}\" does not exist"));
+        let config = config.ok_or_else(missing)?;
         if request.config_only {
             return Err(Error::forbidden(
                 "a configuration network cannot depend on another configuration network",
@@ -81,6 +78,9 @@ impl Worker {
         request.ranges.clone_from(&config.ranges);
         request.options.clone_from(&config.options);
         request.ipam_options.clone_from(&config.ipam_options);
+        for (key, value) in &config.labels {
+            request.labels.entry(key.clone()).or_insert_with(|| value.clone());
+        }
         request.ipv4 = config.ipv4;
         request.ipv6 = config.ipv6;
         request.internal = config.internal;
@@ -176,23 +176,30 @@ impl Worker {
         }
         if network.config_only {
             let books = self.books();
-            let user = books.networks().find(|n| n.config_from == network.name);
-            if let Some(user) = user {
+            if books.networks().any(|n| n.config_from == network.name) {
+                let name = &network.name;
                 let text =
-                    format!("configuration network {} is in use by network {}", network.name, user.name);
+                    format!("error while removing network: configuration network \"{name}\" is in use");
                 return Err(Error::forbidden(text));
             }
         }
-        self.records.remove(&network.id)?;
-        reached("network-remove.record-gone");
+        // The record last: a bridge without a record would be nobody's, a network without a bridge gets one again.
         self.take_down(&network);
-        reached("network-remove.down");
         self.books().remove_network(&network.id);
         if let Some(bridge) = books::bridge_of(&network) {
             if let Err(error) = self.change_firewall(|firewall| firewall.remove_bridge(&bridge)) {
                 tracing::error!(network = %network.name, error = %error.chain(), "taking a bridge out of the firewall");
             }
         }
+        reached("network-remove.down");
+        if let Err(error) = self.records.remove(&network.id) {
+            self.books().add_network(NetworkRecord::clone(&network));
+            if let Err(error) = self.put_up(&network) {
+                tracing::error!(network = %network.name, error = %error.chain(), "putting back a network whose record stays");
+            }
+            return Err(error);
+        }
+        reached("network-remove.record-gone");
         Ok(network)
     }
 
@@ -215,6 +222,9 @@ impl Worker {
 }
 
 fn check_network_name(name: &str) -> Result<()> {
+    if name.is_empty() {
+        return Err(Error::invalid("invalid name: name is empty"));
+    }
     let mut bytes = name.bytes();
     let ok = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric())
         && bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));

@@ -32,6 +32,7 @@ mod disk;
 mod engines;
 mod logs;
 mod many;
+mod network;
 mod plot;
 mod report;
 mod row;
@@ -46,7 +47,7 @@ pub use row::{Aim, Better, Each, Figure, Row, Seats, Work, ms};
 /// All rows, in the order of the report.
 #[must_use]
 pub fn rows() -> Vec<Row> {
-    [start::rows(), many::rows(), logs::rows()].into_iter().flatten().collect()
+    [start::rows(), many::rows(), logs::rows(), network::rows()].into_iter().flatten().collect()
 }
 
 /// Runs what `filter` picks, prints the table, writes JSON and plots into `out`.

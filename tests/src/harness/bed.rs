@@ -48,6 +48,7 @@ pub struct Bed {
     socket: PathBuf,
     cgroup_parent: String,
     finished: bool,
+    die_at: Option<String>,
 }
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -111,6 +112,7 @@ impl Bed {
             daemon: None,
             cgroup_parent: cgroup_parent(number),
             finished: false,
+            die_at: None,
         };
         if bed.is_ours() {
             if bed.options.registry {
@@ -223,8 +225,20 @@ impl Bed {
             .args(&self.options.flags)
             .envs(self.options.env.iter().cloned())
             .stdin(Stdio::null());
+        command.envs(self.die_at.as_ref().map(|step| ("BERTH_DIE_AT", step)));
         self.netns.place(&mut command);
         command
+    }
+
+    /// Has the daemons that are started from now on die at a named step (`berth_domain::step`), as by `kill -9`.
+    pub fn die_at(&mut self, step: Option<&str>) {
+        self.die_at = step.map(str::to_owned);
+    }
+
+    /// Waits for the end of a daemon that dies by itself.
+    pub fn await_death(&mut self) {
+        let mut daemon = self.daemon.take().expect("a running daemon");
+        until("the daemon has died", || daemon.try_wait().expect("asking for the daemon"));
     }
 
     /// Starts the daemon and waits until it says that it is ready.

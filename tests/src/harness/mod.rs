@@ -14,6 +14,7 @@ mod netns;
 mod pty;
 mod registry;
 mod wait;
+mod world;
 
 pub use bed::{Bed, Options};
 pub(crate) use cli::build_dir;
@@ -23,3 +24,4 @@ pub use netns::NetNs;
 pub use pty::Pty;
 pub use registry::Registry;
 pub use wait::{DEADLINE, until};
+pub use world::{Capture, HOST, OUTSIDER, World, is_dns_question};

@@ -50,6 +50,11 @@ impl NetNs {
         Self { file: Arc::new(File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))) }
     }
 
+    /// Its file.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Tells namespaces apart.
     #[must_use]
     pub fn inode(&self) -> u64 {

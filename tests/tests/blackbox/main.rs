@@ -24,11 +24,15 @@ mod links;
 mod log_drivers;
 mod logs;
 mod network;
+mod network_crash;
+mod network_scale;
+mod network_world;
 mod networks;
 mod posture;
 mod registry;
 mod runtimes;
 mod streams;
+mod tutorial;
 mod walk;
 
 /// One test body, run with the docker CLI and with `berth`.

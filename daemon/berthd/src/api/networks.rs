@@ -66,16 +66,16 @@ pub(crate) async fn network_inspect(app: Arc<App>, call: Call) -> Answer {
 fn range(ipam: &Ipam) -> Result<Vec<AddressRange>> {
     let mut ranges = Vec::new();
     for config in ipam.config.iter().flatten() {
-        let bad = |what: &str, value: &str| Error::invalid(format!("invalid {what} {value:?}"));
-        let address = |what: &str, text: &str| text.parse::<IpAddr>().map_err(|_| bad(what, text));
-        if config.subnet.is_empty() {
-            return Err(Error::invalid("invalid network config: an IPAM config needs a subnet"));
-        }
+        let bad = |what: &str, value: &str, why: &str| {
+            Error::invalid(format!("invalid network config:\ninvalid {what} {value}: invalid {why}"))
+        };
+        let address = |what: &str, text: &str| text.parse::<IpAddr>().map_err(|_| bad(what, text, "address"));
+        let block = "CIDR block notation";
         ranges.push(AddressRange {
-            subnet: config.subnet.parse().map_err(|_| bad("subnet", &config.subnet))?,
+            subnet: config.subnet.parse().map_err(|_| bad("subnet", &config.subnet, block))?,
             range: match config.ip_range.as_str() {
                 "" => None,
-                text => Some(text.parse().map_err(|_| bad("ip-range", text))?),
+                text => Some(text.parse().map_err(|_| bad("ip-range", text, block))?),
             },
             gateway: match config.gateway.as_str() {
                 "" => None,
@@ -114,9 +114,7 @@ pub(crate) async fn network_create(app: Arc<App>, mut call: Call) -> Answer {
         "host" => return Err(Error::forbidden("only one instance of \"host\" network is allowed")),
         "null" | "none" => return Err(Error::forbidden("only one instance of \"null\" network is allowed")),
         other => {
-            return Err(Error::not_found(format!(
-                "could not find plugin {other} in v1 plugin registry: plugin not found"
-            )));
+            return Err(Error::not_found(format!("plugin {other:?} not found")));
         }
     };
     let request = NetworkRequest {

@@ -71,6 +71,12 @@ pub(crate) struct Flags {
     /// Addresses for containers on the default bridge
     #[arg(long, value_name = "CIDR")]
     fixed_cidr: Option<String>,
+    /// Whether the default bridge has IPv6 too
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    ipv6: Option<bool>,
+    /// IPv6 subnet of the default bridge
+    #[arg(long, value_name = "CIDR")]
+    fixed_cidr_v6: Option<String>,
     /// Interface of the default bridge; "none" for no default network
     #[arg(short = 'b', long, value_name = "NAME")]
     bridge: Option<String>,
@@ -275,6 +281,8 @@ impl Flags {
             .filter(|proxies| *proxies != Proxies::default()),
             bip: self.bip.clone(),
             fixed_cidr: self.fixed_cidr.clone(),
+            ipv6: self.ipv6,
+            fixed_cidr_v6: self.fixed_cidr_v6.clone(),
             bridge: self.bridge.clone(),
             mtu: self.mtu,
             icc: self.icc,

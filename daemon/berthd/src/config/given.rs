@@ -27,6 +27,8 @@ pub(crate) struct Given {
     pub(crate) proxies: Option<Proxies>,
     pub(crate) bip: Option<String>,
     pub(crate) fixed_cidr: Option<String>,
+    pub(crate) ipv6: Option<bool>,
+    pub(crate) fixed_cidr_v6: Option<String>,
     pub(crate) bridge: Option<String>,
     pub(crate) mtu: Option<i64>,
     pub(crate) icc: Option<bool>,

@@ -12,7 +12,7 @@ use berth_api::ApiVersion;
 use berth_api::types::container_create::Ulimit;
 use berth_domain::{CgroupDriver, Error, Result};
 use berth_engine::OciRuntime;
-use berth_network::{AddressPool, Ipv4Net};
+use berth_network::{AddressPool, Ipv4Net, Ipv6Net};
 
 use super::Given;
 use super::given::Proxies;
@@ -123,6 +123,8 @@ pub(crate) struct Settings {
     pub(crate) proxies: Proxies,
     pub(crate) bip: Option<Ipv4Net>,
     pub(crate) fixed_cidr: Option<Ipv4Net>,
+    pub(crate) ipv6: bool,
+    pub(crate) fixed_cidr_v6: Option<Ipv6Net>,
     /// `None`: there is no default network.
     pub(crate) bridge: Option<String>,
     pub(crate) mtu: u32,
@@ -316,6 +318,8 @@ impl Settings {
             proxies: given.proxies.clone().unwrap_or_default(),
             bip: parsed("bip", given.bip.as_ref(), cidr)?,
             fixed_cidr: parsed("fixed-cidr", given.fixed_cidr.as_ref(), cidr)?,
+            ipv6: given.ipv6.unwrap_or(false),
+            fixed_cidr_v6: parsed("fixed-cidr-v6", given.fixed_cidr_v6.as_ref(), cidr)?,
             bridge,
             mtu: match given.mtu {
                 None | Some(0) => 1500,

@@ -162,10 +162,15 @@ fn port_map(c: &Snapshot, sandbox: &SandboxRecord) -> PortMap {
     for port in &sandbox.ports {
         let key = format!("{}/{}", port.container_port, port.protocol);
         let binding =
-            PortBinding { host_ip: port.host_ip.to_string(), host_port: port.host_port.to_string() };
+            PortBinding { host_ip: port.host_ip.to_string(), host_port: shown_port(port.host_port) };
         map.entry(key).or_default().get_or_insert_default().push(binding);
     }
     map
+}
+
+/// A container reached at its own address has no port of the host.
+fn shown_port(port: u16) -> String {
+    if port == 0 { String::new() } else { port.to_string() }
 }
 
 fn with_protocol(port: &str) -> String {

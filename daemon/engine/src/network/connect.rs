@@ -83,7 +83,7 @@ impl Task {
         match (network.driver, &self.asked.network) {
             (Driver::Host, _) | (_, NetworkChoice::Host) => {
                 return Err(Error::invalid(
-                    "container cannot be disconnected from host network or connected to host network",
+                    "cannot connect container to host network - container must be created in host network mode",
                 ));
             }
             (_, NetworkChoice::Container(_)) => {

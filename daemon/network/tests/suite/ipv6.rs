@@ -178,3 +178,25 @@ fn a_host_that_forwards_keeps_the_routes_of_its_routers() {
     lab.network("dual", |n| n.ipv6 = true).unwrap();
     assert_eq!((read("up0/accept_ra"), read("all/forwarding")), ("2".into(), "1".into()));
 }
+
+#[test]
+fn the_default_bridge_can_have_ipv6() {
+    let mut lab = Lab::with(|c| c.ipv6 = true);
+    let container = lab.container(&[tcp(8080, 80)]);
+    let server = container.ns.listen6(80);
+    let gateway = lab.networks.resolve("bridge").unwrap().ranges[1].gateway.unwrap();
+    assert_eq!(talk(&lab.host, (gateway, 8080), &server), gateway);
+    lab.release(&container);
+    let kept = lab.networks.resolve("bridge").unwrap().ranges.clone();
+    lab.restart_with(|c| c.ipv6 = true).unwrap();
+    assert_eq!(lab.networks.resolve("bridge").unwrap().ranges, kept);
+    lab.restart_with(|c| (c.ipv6, c.fixed_cidr_v6) = (true, Some("2001:db8:9::/64".parse().unwrap())))
+        .unwrap();
+    let addresses = lab.host.sh("ip -6 -o addr show dev berth0");
+    assert!(
+        addresses.contains("2001:db8:9::1/64") && !addresses.contains(&gateway.to_string()),
+        "{addresses}"
+    );
+    lab.restart();
+    assert_eq!(lab.host.sh("ip -6 -o addr show dev berth0"), "", "and can have it no longer");
+}

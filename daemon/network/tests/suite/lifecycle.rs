@@ -116,7 +116,7 @@ fn bad_requests_say_what_is_wrong() {
         Mode::Networks(vec![fixed]),
         &[],
         Meaning::InvalidInput,
-        "invalid endpoint settings: user specified IP address is supported on user defined networks only",
+        "invalid endpoint settings:\nuser specified IP address is supported on user defined networks only",
     );
     check(on_bridge(), &[tcp(80, 0)], Meaning::InvalidInput, "invalid container port 0");
     let v6 = PortRequest { host_ip: Some("::1".parse().unwrap()), ..tcp(80, 80) };

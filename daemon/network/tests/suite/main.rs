@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod ahead;
+mod costs;
 mod gateways;
 mod ipv6;
 mod isolation;

@@ -201,5 +201,5 @@ fn settings_can_be_kept_apart() {
     let error = lab.create(Mode::Networks(vec![EndpointRequest::on("kept")]), &[]).unwrap_err();
     assert_eq!(error.meaning(), Meaning::Forbidden, "{}", error.chain());
     let error = wait(lab.networks.network_remove("kept")).unwrap_err();
-    assert_eq!(error.chain(), "configuration network kept is in use by network made");
+    assert_eq!(error.chain(), "error while removing network: configuration network \"kept\" is in use");
 }

@@ -140,7 +140,7 @@ fn what_is_refused() {
         "a",
         &|n| n.ranges = vec![range("10.6.0.1/24")],
         Meaning::InvalidInput,
-        "invalid subnet 10.6.0.1/24: it should be 10.6.0.0/24",
+        "invalid network config:\ninvalid subnet 10.6.0.1/24: it should be 10.6.0.0/24",
     );
     let bridge_name = |name: &str| {
         let name = name.to_owned();
