@@ -32,7 +32,7 @@ enum Content {
 }
 
 impl Open {
-    fn open(path: &Path, compressed: bool) -> io::Result<Self> {
+    fn at(path: &Path, compressed: bool) -> io::Result<Self> {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
         let path = path.to_owned();
@@ -108,7 +108,7 @@ pub(super) fn newer_than(path: &Path, known: Option<&Open>) -> Result<Vec<Open>>
     for _ in 0..LOOKS {
         found.clear();
         for (number, compressed) in names(path)? {
-            let open = match Open::open(&rotated(path, number, compressed), compressed) {
+            let open = match Open::at(&rotated(path, number, compressed), compressed) {
                 Ok(open) => open,
                 // Moved on meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
