@@ -72,16 +72,38 @@ pub(super) fn push_record(out: &mut Vec<u8>, line: &[u8], whole: bool, tail: &Ta
     out.extend_from_slice(&tail.0);
 }
 
+/// How many bytes at the front need no care; at least one, the first.
+fn plain(bytes: &[u8]) -> usize {
+    /// As many as a vector register holds, or two: the compiler makes one comparison of it.
+    const STRIDE: usize = 32;
+    let clean = |chunk: &&[u8]| {
+        let mut care = false;
+        for &byte in *chunk {
+            care |= (byte < 0x20)
+                | (byte == b'"')
+                | (byte == b'\\')
+                | (byte == b'<')
+                | (byte == b'>')
+                | (byte == b'&')
+                | (byte == 0xe2);
+        }
+        !care
+    };
+    let skipped = bytes.chunks_exact(STRIDE).take_while(clean).count() * STRIDE;
+    let rest = bytes[skipped..].iter().take_while(|byte| CARE[usize::from(**byte)] == 0).count();
+    skipped + rest
+}
+
 fn push_escaped(out: &mut Vec<u8>, text: &str) {
     let bytes = text.as_bytes();
     let mut clean = 0;
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
+        if CARE[usize::from(byte)] == 0 {
+            at += plain(&bytes[at..]);
+            continue;
+        }
         let width = match CARE[usize::from(byte)] {
-            0 => {
-                at += 1;
-                continue;
-            }
             1 => 1,
             _ => match bytes.get(at + 1..at + 3) {
                 Some([0x80, 0xa8 | 0xa9]) => 3,

@@ -30,8 +30,12 @@ use crate::log::Recorder;
 use crate::stdcopy::Stream;
 use crate::watch::{Part, Token, Watch};
 
-/// Size of one read: what a pipe holds.
-pub(crate) const SCRATCH: usize = 64 * 1024;
+/// Size of one read.
+pub(crate) const SCRATCH: usize = 256 * 1024;
+/// What a pipe holds at first.
+const PIPE: usize = 64 * 1024;
+/// What the pipe of a busy writer is made to hold, so that the two take turns less often.
+const BUSY_PIPE: usize = 512 * 1024;
 /// Reads of one stream in one round, so that a process that never stops writing does not keep the loop.
 const READS: usize = 4;
 
@@ -46,6 +50,8 @@ pub(crate) fn prepare(scratch: &mut Vec<u8>) {
 #[derive(Debug)]
 pub(crate) struct Stdio {
     outputs: [Option<OwnedFd>; 2],
+    /// Its pipe was full and has been enlarged.
+    busy: [bool; 2],
     stdin: Option<Stdin>,
     /// The master; reading and writing go through duplicates.
     pty: Option<OwnedFd>,
@@ -63,6 +69,7 @@ impl Stdio {
     pub(crate) fn new(ends: Ends, log: Option<Recorder>, stdin_once: bool) -> Self {
         Self {
             outputs: ends.outputs,
+            busy: [false; 2],
             stdin: ends.stdin.map(Stdin::new),
             pty: ends.pty,
             slave: ends.slave,
@@ -176,8 +183,7 @@ impl Stdio {
     pub(crate) fn watch<'a>(&'a self, key: u64, watch: &mut Watch<'a>) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             if let Some(output) = &self.outputs[stream.index()] {
-                let room = || self.log.as_ref().is_none_or(Recorder::has_room);
-                if self.ended || (room() && self.clients.iter().all(|client| client.has_room(stream))) {
+                if self.may_read(stream) {
                     watch.add(output, PollFlags::IN, Token::Stdio(key, Part::Output(stream)));
                 }
             }
@@ -231,8 +237,13 @@ impl Stdio {
             match rustix::io::read(output, &mut *scratch) {
                 Ok(0) => return self.close(stream),
                 Ok(n) => {
+                    if n >= PIPE && !self.busy[stream.index()] {
+                        self.busy[stream.index()] = true;
+                        // A terminal is no pipe, and there may be a limit: it stays as it is then.
+                        rustix::pipe::fcntl_setpipe_size(output, BUSY_PIPE).ok();
+                    }
                     self.deliver(stream, scratch.get(..n).unwrap_or_default());
-                    if n < scratch.len() {
+                    if n < PIPE || !self.may_read(stream) {
                         return;
                     }
                 }
@@ -242,6 +253,12 @@ impl Stdio {
                 Err(_) => return self.close(stream),
             }
         }
+    }
+
+    /// Whether there is room for what the process writes. What it wrote before it ended is read all the same.
+    fn may_read(&self, stream: Stream) -> bool {
+        let recorded = self.log.as_ref().is_none_or(Recorder::has_room);
+        self.ended || (recorded && self.clients.iter().all(|client| client.has_room(stream)))
     }
 
     fn deliver(&mut self, stream: Stream, data: &[u8]) {
