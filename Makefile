@@ -12,7 +12,7 @@ CARGO := ./tests/with-toolchain cargo
 # The shim is static and at a fixed address: it starts in half the time and shares nearly all of its memory.
 SHIM := $(TARGET)/$(TRIPLE)/shim/berth-shim
 
-.PHONY: all build release shim setup demo test unit blackbox check fmt clippy deny bench soak test-reference test-v2 test-vm fixtures install clean
+.PHONY: all build release shim setup demo test unit blackbox check fmt clippy deny bench trace soak test-reference test-v2 test-vm fixtures install clean
 
 all: release shim
 
@@ -75,6 +75,11 @@ test-vm: build shim fixtures
 bench: release shim
 	$(CARGO) build --locked --release -p berth-tests --bins
 	@./tests/run-bench $(TARGET) $(SHIM) "$(FILTER)"
+
+# Where the time of one start goes, as a chart.
+trace: release shim
+	$(CARGO) build --locked --release -p berth-tests --bins
+	BERTH_TEST_SHIM=$(abspath $(SHIM)) BERTH_TEST_BIN=$(abspath $(TARGET))/release $(TARGET)/release/trace $(TARGET)/bench
 
 install: release shim
 	install -D -m 0755 $(TARGET)/release/berthd $(DESTDIR)$(PREFIX)/bin/berthd

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use berth_launch::trace::{self, mark};
 use berth_shim_proto::{
     Attach, Event, ExitRecord, HeldFd, Launch, Reply, Root, SOCKET_NAME, SPEC_FILE, State, Target,
 };
@@ -113,6 +114,10 @@ pub(crate) struct Birth {
 impl Container {
     /// Builds the container and starts its init; on failure nothing is left.
     pub(crate) fn launch(launch: &Launch, mut fds: Fds) -> Outcome<Birth> {
+        if launch.trace {
+            trace::begin();
+        }
+        mark("shim", "begin");
         let bundle = PathBuf::from(&launch.bundle);
         let spec = fs::read(bundle.join(SPEC_FILE)).map_err(|e| internal(SPEC_FILE, e))?;
         if let Root::Overlay { lower, .. } = &launch.root {
@@ -133,6 +138,7 @@ impl Container {
         }
         let listener = files::listen(&bundle).map_err(|e| internal(SOCKET_NAME, e))?;
 
+        mark("shim", "log and socket");
         let borrowed = netns.as_ref().map(AsFd::as_fd);
         let built = build(launch, spec, borrowed, seccomp).inspect_err(|_| {
             forget(&bundle.join(SOCKET_NAME));
@@ -168,6 +174,7 @@ impl Container {
             container.discard();
             return Err(internal(berth_shim_proto::PID_FILE, error));
         }
+        mark("shim", "pids");
         Ok(Birth { container, listener, warnings, detached })
     }
 

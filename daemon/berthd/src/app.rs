@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::config::Settings;
 use crate::host::HostInfo;
+use crate::wire::lines::Lines;
 
 /// The engine and everything beside it that requests need.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub(crate) struct App {
     pub(crate) id: String,
     /// Turns true when the daemon is to end.
     pub(crate) shutdown: watch::Receiver<bool>,
+    /// Lines of the list of containers, as text.
+    pub(crate) lines: Lines,
     settings: RwLock<Arc<Settings>>,
 }
 
@@ -47,7 +50,8 @@ impl App {
     pub(crate) fn new(parts: Parts, settings: Settings, shutdown: watch::Receiver<bool>) -> Self {
         let Parts { engine, images, volumes, registry, host, id } = parts;
         let settings = RwLock::new(Arc::new(settings));
-        Self { engine, images, volumes, registry, host, id, shutdown, settings }
+        let lines = Lines::default();
+        Self { engine, images, volumes, registry, host, id, shutdown, lines, settings }
     }
 
     /// The settings in force.

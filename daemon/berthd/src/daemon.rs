@@ -184,7 +184,7 @@ fn in_force(settings: &Settings, host: &str) -> BTreeMap<String, String> {
     let runtimes = settings.runtimes.iter().map(|(name, r)| format!("{name}:{}", r.path.display()));
     let attributes = [
         ("name", host.to_owned()),
-        ("debug", matches!(settings.log_level, LogLevel::Debug).to_string()),
+        ("debug", matches!(settings.log_level, LogLevel::Debug | LogLevel::Trace).to_string()),
         ("labels", list(&settings.labels)),
         ("insecure-registries", list(&settings.insecure_registries)),
         ("registry-mirrors", list(&settings.registry_mirrors)),

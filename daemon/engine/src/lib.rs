@@ -44,6 +44,7 @@ mod life_tests;
 mod links;
 mod log_config;
 mod logs;
+mod marks;
 mod merge;
 mod names;
 mod network;

@@ -16,6 +16,7 @@ use crate::cancel::Cancel;
 use crate::container::start::{Flight, StartFailure, Started};
 use crate::container::stop::Stopping;
 use crate::handle::Reply;
+use crate::marks::mark;
 use crate::task::{Done, Starter, Starting, Task, Up, again, answer};
 use crate::undo;
 
@@ -103,7 +104,9 @@ impl Task {
             }
         }
         // Behind the answer: until then the record says `starting`, which a new daemon takes for running if the shim lives.
+        mark(&self.now.id, "start", "published and answered");
         self.record_state().await;
+        mark(&self.now.id, "start", "recorded");
     }
 
     /// It does not run, and nothing of the attempt is left.
@@ -137,6 +140,7 @@ impl Task {
     /// The run has ended: with the shim's record, or with the shim gone and none.
     pub(crate) async fn ended(&mut self, record: Option<ExitRecord>) {
         let Some(mut up) = self.up.take() else { return };
+        mark(&self.now.id, "exit", "begin");
         let ran = up.since.elapsed();
         self.door.close();
         let lost = record.is_none();
@@ -151,7 +155,9 @@ impl Task {
             self.engine.exec_ended(&self.now, exec, *code);
         }
         self.engine.execs_end(&self.now.id);
+        mark(&self.now.id, "exit", "execs");
         self.engine.backends.networks.release(&self.now.id).await;
+        mark(&self.now.id, "exit", "network");
 
         let stopping = self.stopping.take();
         let was = self.now.clone();
@@ -170,6 +176,7 @@ impl Task {
         }
         // Waiters of a container that removes itself are answered when it is gone, not before.
         self.publish();
+        mark(&self.now.id, "exit", "published");
         network_events(&self.engine, &was, "disconnect");
         volume_events(&self.engine, &was, "unmount");
         let duration = ran.as_secs().to_string();
@@ -178,6 +185,7 @@ impl Task {
             self.event("stop", &[]);
         }
         self.record_state().await;
+        mark(&self.now.id, "exit", "recorded");
         self.lingering = Some(tokio::spawn(linger(
             std::mem::replace(&mut up.events, tokio::sync::mpsc::channel(1).1),
             Arc::clone(&up.shim),

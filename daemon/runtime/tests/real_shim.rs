@@ -90,6 +90,7 @@ impl Bed {
             mounts: &[],
             defaults: &defaults,
             facts: &self.facts,
+            seccomp_apart: false,
         })
         .unwrap();
         let run = self.dir.path().join("run");
@@ -123,6 +124,7 @@ impl Bed {
             seccomp,
             attach: vec![attach(0)],
             runtime: Runtime::Native,
+            trace: false,
         };
         let launched = shim.launch(launch, &fds).await.unwrap();
         assert!(launched.pid > 0);

@@ -24,6 +24,7 @@ use crate::path::{Missing, ensure_in_root};
 use crate::process::{ProcessPlan, Streams, finish, open_apparmor};
 use crate::sys::{self, CLONE_NEWCGROUP, CLONE_NEWUSER};
 use crate::sysctl::{self, Sysctl};
+use crate::trace::mark;
 
 /// Everything that init needs to know, prepared by the parent.
 #[derive(Debug)]
@@ -64,6 +65,7 @@ pub(crate) fn settle() -> Result<()> {
 pub(crate) fn init(plan: InitPlan<'_>, channel: &Channel) -> Error {
     let InitPlan { namespaces, hostname, domainname, sysctls, root, process, stdio, cgroup } = plan;
     let prepare = || -> Result<Built> {
+        mark("init", "begin");
         settle()?;
         if namespaces.has(CLONE_NEWUSER) {
             await_mapping(channel)?;
@@ -86,6 +88,7 @@ pub(crate) fn init(plan: InitPlan<'_>, channel: &Channel) -> Error {
             },
             cgroup: &cgroup,
         };
+        mark("init", "namespaces and names");
         build(building, channel)
     };
     let Built { apparmor, slave } = match prepare() {
@@ -150,6 +153,7 @@ fn build(plan: Building<'_>, channel: &Channel) -> Result<Built> {
     for mount in tops {
         stage.mount_top(mount)?;
     }
+    mark("init", "proc, sys, dev");
     // Before the read-only paths, which cover /proc/sys.
     if let Some(proc) = stage.top("proc") {
         sysctl::apply(sysctls, &proc.mount)?;
@@ -162,6 +166,7 @@ fn build(plan: Building<'_>, channel: &Channel) -> Result<Built> {
     for mount in below {
         stage.mount_below(mount)?;
     }
+    mark("init", "mounts below them");
     let places = cgroup.places();
     let view = cgroup_below.first().map(|mount| stage.prepare_cgroup(mount, &places)).transpose()?;
     let mut nodes = nodes(root.devices)?;
@@ -183,10 +188,14 @@ fn build(plan: Building<'_>, channel: &Channel) -> Result<Built> {
             built.slave = Some(slave);
         }
     }
+    mark("init", "devices");
     let in_image = restrict_staged(&mut stage, root.read_only, root.masked)?;
 
+    mark("init", "masked and read-only paths");
     join_cgroups(namespaces, cgroup, channel)?;
+    mark("init", "joining cgroups");
     let (mount, views) = await_root(channel)?;
+    mark("init", "waiting for the root");
     if let Some(view) = view {
         view.fill(&views)?;
     }
@@ -218,7 +227,9 @@ fn build(plan: Building<'_>, channel: &Channel) -> Result<Built> {
     if root.root_read_only {
         image.make_read_only()?;
     }
+    mark("init", "attaching the image and mounts");
     enter_root(&image, root.propagation)?;
+    mark("init", "pivot_root");
     Ok(built)
 }
 

@@ -19,6 +19,7 @@ use crate::namespaces::Namespaces;
 use crate::process::{ProcessPlan, set_rlimits};
 use crate::sys::{self, CLONE_NEWCGROUP, CLONE_NEWUSER, CLONE_NEWUTS, Cloned};
 use crate::sysctl;
+use crate::trace::mark;
 use crate::user::UserRequest;
 
 /// What becomes the container's `/`.
@@ -201,6 +202,7 @@ fn start(
     root: Root,
     warnings: &mut Vec<String>,
 ) -> Result<(Child, Option<OwnedFd>, Told)> {
+    mark("shim", "plan");
     let unified = cgroup.make_unified(resources, made, warnings)?;
     let (here, there) = Channel::pair()?;
 
@@ -216,6 +218,7 @@ fn start(
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     let child = Child::new(pid, pidfd);
+    mark("shim", "clone3");
     drop(restore);
     drop(there);
 
@@ -223,6 +226,7 @@ fn start(
     match served {
         Ok(mount_namespace) => {
             let told = child.await_exec(&here)?;
+            mark("shim", "waiting for exec");
             Ok((child, Some(mount_namespace), told))
         }
         // A child that has failed knows better why than what then failed here.
@@ -258,15 +262,18 @@ fn serve(
     if !tasks.is_empty() {
         channel.send(&Message::Cgroups(tasks))?;
     }
+    mark("shim", "cgroups");
     let mut fds = vec![match root {
         Root::Mount(mount) => mount,
         Root::Overlay(overlay) => make_overlay(&overlay)?,
         Root::Directory(path) => bind_tree(&path)?,
     }];
+    mark("shim", "root filesystem");
     if let Some(read_only) = plan.root.cgroup_view() {
         fds.extend(cgroup.open_views(plan.namespaces.has(CLONE_NEWCGROUP), read_only)?);
     }
     channel.send(&Message::Go(fds))?;
+    mark("shim", "cgroup views");
     Ok(mount_namespace)
 }
 

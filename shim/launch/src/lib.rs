@@ -44,6 +44,7 @@ mod path;
 mod process;
 mod sys;
 mod sysctl;
+pub mod trace;
 pub mod user;
 
 pub use error::{Error, Kind};

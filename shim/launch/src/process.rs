@@ -300,6 +300,7 @@ fn try_finish(
     }
     umask(Mode::from_raw_mode(plan.umask));
     enter(&root, &plan.cwd)?;
+    crate::trace::mark("init", "user and directory");
     attach_streams(streams, who.uid)?;
     if set_limits {
         for warning in set_rlimits(None, &plan.rlimits)? {

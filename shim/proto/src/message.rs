@@ -125,6 +125,9 @@ pub struct Launch {
     /// Who builds the container.
     #[serde(default)]
     pub runtime: Runtime,
+    /// Write the moments of the launch to standard error, for `make trace`.
+    #[serde(default)]
+    pub trace: bool,
 }
 
 /// What becomes the container's `/`.

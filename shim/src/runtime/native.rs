@@ -36,6 +36,7 @@ pub(crate) fn launch(
     seccomp: Option<OwnedFd>,
 ) -> Outcome<(Native, Started, Vec<String>)> {
     let parsed: Spec = parse(&spec)?;
+    berth_launch::trace::mark("shim", "reading the spec");
     let filter = seccomp.as_ref().map(read_filter).transpose()?;
     let wanted = Wanted { stdin: launch.open_stdin, stdout: true, stderr: true };
     let (stdio, ends) = standard_streams(launch.terminal, wanted)?;

@@ -83,6 +83,16 @@ impl Api {
         stream
     }
 
+    /// A request whose answer is read until the engine closes: its header has been read, its body has its chunks' framing.
+    #[track_caller]
+    pub fn until_closed(&self, method: &str, path: &str) -> BufReader<UnixStream> {
+        let mut stream = self.connect();
+        send(stream.get_mut(), method, path, None, "Connection: close\r\n");
+        let (status, _) = head(&mut stream);
+        assert_eq!(status, 200, "{}: {method} {path}", self.socket.display());
+        stream
+    }
+
     /// Creates a container of `busybox`.
     #[track_caller]
     pub fn create(&mut self, body: &Value) -> String {

@@ -50,6 +50,10 @@ pub struct Engine {
     pub netns: NetNs,
     /// Its data root, on a disk of its own.
     pub data_root: PathBuf,
+    /// That disk, for files that containers are to see.
+    pub disk: PathBuf,
+    /// The same where the engine sees it: peers have a root of their own.
+    pub disk_inside: PathBuf,
     /// Ours.
     pub bed: Option<Mutex<Bed>>,
     /// Command that the peer's command line starts with.
@@ -113,6 +117,8 @@ impl Hall {
             netns: NetNs::new(),
             // The same disk as ours: what the kernel asks of us.
             data_root: disks.last().expect("a disk").mount.clone(),
+            disk: PathBuf::new(),
+            disk_inside: PathBuf::new(),
             bed: None,
             podman: Vec::new(),
         });
@@ -145,6 +151,8 @@ fn berth(disk: &Disk) -> Engine {
         socket: bed.socket().to_owned(),
         netns: bed.netns.clone(),
         data_root,
+        disk: disk.mount.clone(),
+        disk_inside: disk.mount.clone(),
         bed: Some(Mutex::new(bed)),
         podman: Vec::new(),
     }
@@ -206,6 +214,8 @@ impl Peers {
             socket,
             netns,
             data_root: disk.mount.clone(),
+            disk: disk.mount.clone(),
+            disk_inside: PathBuf::from(if kind == Kind::Docker { DOCKER_DATA } else { PODMAN_DATA }),
             bed: None,
             podman,
         }

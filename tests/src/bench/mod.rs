@@ -33,11 +33,13 @@ mod engines;
 mod logs;
 mod many;
 mod network;
+mod output;
 mod plot;
 mod report;
 mod row;
 mod runner;
 mod start;
+pub mod trace;
 pub mod usage;
 
 pub use client::{Answer, Api};
@@ -47,7 +49,10 @@ pub use row::{Aim, Better, Each, Figure, Row, Seats, Work, ms};
 /// All rows, in the order of the report.
 #[must_use]
 pub fn rows() -> Vec<Row> {
-    [start::rows(), many::rows(), logs::rows(), network::rows()].into_iter().flatten().collect()
+    [start::rows(), many::rows(), output::rows(), logs::rows(), network::rows()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Runs what `filter` picks, prints the table, writes JSON and plots into `out`.

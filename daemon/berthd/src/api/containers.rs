@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Containers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_api::ApiVersion;
 use berth_api::stdcopy::{self, Stream};
 use berth_api::types::container::{
-    ContainerCreated, ContainerTopBody, ContainerUpdateBody, ContainerWaitBody, ContainersPruned, WaitError,
+    ContainerCreated, ContainerSummary, ContainerTopBody, ContainerUpdateBody, ContainerWaitBody,
+    ContainersPruned, WaitError,
 };
 use berth_api::types::container_create::{ContainerCreateBody, Resources, RestartPolicy};
-use berth_domain::{Error, Platform, Result};
-use berth_engine::{Condition, ListOptions, LogOptions, RemoveOptions, Tail, Update};
+use berth_domain::{ContainerId, Error, Platform, Result};
+use berth_engine::{Condition, ListOptions, LogOptions, RemoveOptions, Snapshot, Tail, Update};
 use bytes::Bytes;
 use http::{StatusCode, header};
 use tokio::sync::mpsc;
@@ -18,8 +20,9 @@ use tracing::Instrument as _;
 
 use crate::app::App;
 use crate::http::serve::stopped;
-use crate::http::{Answer, Body, Call, JSON, Response, empty, hijack, json, no_content, ok};
+use crate::http::{Answer, Body, Call, JSON, Response, empty, hijack, json, no_content, ok, written};
 use crate::wire;
+use crate::wire::lines::About;
 
 fn given(call: &Call, name: &str) -> Option<String> {
     Some(call.query.get(name)).filter(|v| !v.is_empty()).map(str::to_owned)
@@ -32,20 +35,51 @@ pub(crate) async fn container_list(app: Arc<App>, call: Call) -> Answer {
     let snapshots = app.engine.container_list(&options)?;
     let now = jiff::Timestamp::now();
     let links = app.engine.link_names();
+    if !call.query.bool("size") {
+        return list_of_lines(&app, &call, &snapshots, now, &links);
+    }
     let mut lines = Vec::with_capacity(snapshots.len());
     for snapshot in snapshots {
         let mut line = wire::container::summary(&app, &snapshot, now, &links);
-        if call.query.bool("size") {
-            match app.engine.container_size(snapshot.id.as_str()).await {
-                Ok(sizes) => (line.size_rw, line.size_root_fs) = wire::container::sizes(sizes),
-                // It was removed since the list was made.
-                Err(e) if e.meaning() == berth_domain::Meaning::NotFound => continue,
-                Err(e) => return Err(e),
-            }
+        match app.engine.container_size(snapshot.id.as_str()).await {
+            Ok(sizes) => (line.size_rw, line.size_root_fs) = wire::container::sizes(sizes),
+            // It was removed since the list was made.
+            Err(e) if e.meaning() == berth_domain::Meaning::NotFound => continue,
+            Err(e) => return Err(e),
         }
         lines.push(line);
     }
     call.ok(&lines)
+}
+
+/// The list from the lines that are kept as text.
+fn list_of_lines(
+    app: &App,
+    call: &Call,
+    snapshots: &[Arc<Snapshot>],
+    now: jiff::Timestamp,
+    links: &BTreeMap<ContainerId, Vec<String>>,
+) -> Answer {
+    let mut list = Vec::with_capacity(snapshots.len() * 1024 + 3);
+    list.push(b'[');
+    for snapshot in snapshots {
+        if list.len() > 1 {
+            list.push(b',');
+        }
+        let about = About {
+            minor: call.version.minor,
+            still: wire::container::still_named(app, snapshot),
+            links: links.get(&snapshot.id).cloned().unwrap_or_default(),
+        };
+        let status = wire::container::status(snapshot, now);
+        app.lines.push(&mut list, snapshot, about, &status, |status| {
+            let line = wire::container::summary(app, snapshot, now, links);
+            call.text(&ContainerSummary { status: status.to_owned(), ..line })
+        })?;
+    }
+    app.lines.prune();
+    list.extend_from_slice(b"]\n");
+    Ok(written(list))
 }
 
 /// `POST /containers/create`

@@ -141,7 +141,7 @@ pub(crate) async fn system_info(app: Arc<App>, call: Call) -> Answer {
         cpu_set: limits.cpuset,
         pids_limit: limits.pids,
         ipv4_forwarding: host.ipv4_forwarding(),
-        debug: settings.log_level == crate::config::LogLevel::Debug,
+        debug: matches!(settings.log_level, crate::config::LogLevel::Debug | crate::config::LogLevel::Trace),
         n_fd: number(open_files),
         oom_kill_disable: limits.oom_kill_disable,
         n_goroutines: number(tokio::runtime::Handle::current().metrics().num_alive_tasks()),

@@ -82,6 +82,8 @@ pub(crate) enum LogFormat {
 /// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LogLevel {
+    /// Every step of a start too, for `make trace`.
+    Trace,
     /// For developers.
     Debug,
     /// State changes.
@@ -96,6 +98,7 @@ impl LogLevel {
     /// As a directive of tracing's filter.
     pub(crate) fn directive(self) -> &'static str {
         match self {
+            Self::Trace => "debug,hyper=info,hyper_util=info,rustls=info,sled=info,berth::path=trace",
             // Connections and TLS at debug level drown everything else.
             Self::Debug => "debug,hyper=info,hyper_util=info,rustls=info,sled=info",
             Self::Info => "info,sled=warn",
@@ -234,7 +237,8 @@ impl Settings {
         };
         let level = given.log_level.as_deref().unwrap_or("info");
         let log_level = match level.to_ascii_lowercase().as_str() {
-            "trace" | "debug" => LogLevel::Debug,
+            "trace" => LogLevel::Trace,
+            "debug" => LogLevel::Debug,
             "info" => LogLevel::Info,
             "warn" | "warning" => LogLevel::Warn,
             "error" | "fatal" | "panic" => LogLevel::Error,

@@ -164,6 +164,22 @@ impl Call {
         super::ok(&value)
     }
 
+    /// One answer's JSON, as this version has it.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written as JSON.
+    pub(crate) fn text<T: serde::Serialize>(&self, answer: &T) -> Result<String> {
+        let failed =
+            |e: serde_json::Error| Error::internal("the answer cannot be written as JSON").because(e);
+        if !crate::versions::lowers(self.operation, self.version) {
+            return serde_json::to_string(answer).map_err(failed);
+        }
+        let mut value = serde_json::to_value(answer).map_err(failed)?;
+        crate::versions::lower(self.operation, self.version, &mut value);
+        serde_json::to_string(&value).map_err(failed)
+    }
+
     /// The body as a stream, for archives.
     pub(crate) fn into_body(self) -> RequestBody {
         self.request.into_body()

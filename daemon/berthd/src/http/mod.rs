@@ -50,10 +50,16 @@ pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
     let mut bytes = serde_json::to_vec(value)
         .map_err(|e| berth_domain::Error::internal("the answer cannot be written as JSON").because(e))?;
     bytes.push(b'\n');
-    let mut response = Response::new(Body::Full(bytes.into()));
+    let mut response = written(bytes);
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
     Ok(response)
+}
+
+/// A JSON body that is written already.
+pub(crate) fn written(bytes: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::Full(bytes.into()));
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
 }
 
 /// A JSON body with status 200.

@@ -236,6 +236,11 @@ fn dns_names(c: &Snapshot, e: &EndpointRecord) -> Vec<String> {
     names
 }
 
+/// Whether the image's name is still its: one that was given to another image since does not name this container's.
+pub(crate) fn still_named(app: &App, c: &Snapshot) -> bool {
+    app.images.resolve(&c.image_name).is_ok_and(|id| id == c.image)
+}
+
 /// A line of `GET /containers/json`
 pub(crate) fn summary(
     app: &App,
@@ -243,8 +248,7 @@ pub(crate) fn summary(
     now: Timestamp,
     links: &BTreeMap<ContainerId, Vec<String>>,
 ) -> ContainerSummary {
-    // A name that was given to another image since does not name this container's any more.
-    let still = app.images.resolve(&c.image_name).is_ok_and(|id| id == c.image);
+    let still = still_named(app, c);
     let health = c.state.health.as_ref();
     ContainerSummary {
         id: c.id.to_string(),
@@ -319,7 +323,8 @@ fn ports(c: &Snapshot) -> Vec<Port> {
 }
 
 /// How it stands, in words.
-fn status(c: &Snapshot, now: Timestamp) -> String {
+/// How long it has been what it is, in words.
+pub(crate) fn status(c: &Snapshot, now: Timestamp) -> String {
     // A clock that was set back must not make durations of centuries.
     let since = |at: Option<Timestamp>| {
         at.and_then(|at| Duration::try_from(now.duration_since(at)).ok()).unwrap_or_default()

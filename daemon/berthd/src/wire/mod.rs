@@ -4,6 +4,7 @@
 pub(crate) mod auth;
 pub(crate) mod container;
 pub(crate) mod image;
+pub(crate) mod lines;
 pub(crate) mod network;
 pub(crate) mod volume;
 

@@ -2,8 +2,9 @@
 //! `ContainerStart`: the way from a record to a running init process, each step with its undo.
 //!
 //! ```text
-//!   the last run's shim is gone ── run dir ──┬── shim spawned ─────┬── files, mounts, spec ── clients gathered ── launch
-//!                                            └── sandbox created ──┘      (one blocking hop)
+//!   the last run's shim is gone ── run dir ──┬── shim spawned ───────────┬── clients gathered ── launch
+//!                                            ├── mounts, spec, filter ───┤
+//!                                            └── sandbox ── files, state ┘
 //! ```
 
 use std::net::IpAddr;
@@ -29,6 +30,7 @@ use crate::cancel::Cancel;
 use crate::door::{Door, Guest};
 use crate::files::blocking;
 use crate::handle::Verb;
+use crate::marks::{self, mark};
 use crate::record::{self, STARTING, STATE_FILE, StateRecord};
 use crate::seam::Shim;
 use crate::snapshot::{Paths, Snapshot};
@@ -158,6 +160,7 @@ impl Flight {
     async fn steps(&mut self, undo: &mut Undo, cancel: &Cancel) -> Result<Started, StartFailure> {
         let engine = Arc::clone(&self.engine);
         let paths = Arc::clone(&self.now.paths);
+        mark(&self.id, "start", "begin");
         if let Some(lingering) = &mut self.lingering {
             let ended = cancel.race(lingering).await.ok_or_else(|| cancelled(&self.id))?;
             self.lingering = None;
@@ -174,8 +177,8 @@ impl Flight {
         let mut borrowed = self.borrow(&engine)?;
 
         undo.push(Step::RunDir(paths.run_dir.clone()));
-        let run_dir = paths.run_dir.clone();
-        blocking(move || make_run_dir(&run_dir)).await?;
+        make_run_dir(&paths.run_dir).await?;
+        mark(&self.id, "start", "run directory");
         engine.fault("run dir")?;
         if self.asked.ipc == IpcChoice::Shareable {
             let shm = paths.run_dir.join("shm");
@@ -183,30 +186,44 @@ impl Flight {
             borrowed.shm = Shm::Directory(self.mount_shm(shm).await?);
         }
 
-        // The sandbox and the shim do not need one another.
+        // The sandbox, the shim and the spec do not need one another.
         undo.push(Step::Sandbox);
+        undo.push(Step::Volumes(Arc::clone(&self.now.mounts)));
         let request = self.sandbox_request(borrowed.netns.take());
-        // Only the sandbox can be waited for in vain; a spawn given up half-way would leave a shim to nobody.
-        let (sandbox, shim, scope) = tokio::join!(
-            cancel.race(engine.backends.networks.create(&self.id, request)),
-            engine.backends.shims.spawn(&self.id, &paths.run_dir),
-            self.scope(&engine)
-        );
+        let started_at = Timestamp::now();
+        self.state.started_at = Some(started_at);
+        let (this, borrowed) = (&*self, &borrowed);
+        let sandbox = async {
+            // Only the sandbox can be waited for in vain; a spawn given up half-way would leave a shim to nobody.
+            let made = cancel.race(engine.backends.networks.create(&this.id, request)).await;
+            let sandbox = made.ok_or_else(|| cancelled(&this.id))?;
+            let sandbox = sandbox.map_err(|error| error.context("failed to set up container networking"))?;
+            mark(&this.id, "sandbox", "network");
+            this.write_files(borrowed, &sandbox).await?;
+            mark(&this.id, "sandbox", "files in /etc and state");
+            Ok::<_, StartFailure>(sandbox)
+        };
+        let shim = async {
+            let shim = engine.backends.shims.spawn(&this.id, &paths.run_dir).await;
+            mark(&this.id, "shim's birth", "spawn");
+            shim
+        };
+        mark(&this.id, "sandbox", "begin");
+        mark(&this.id, "spec", "begin");
+        mark(&this.id, "shim's birth", "begin");
+        let (sandbox, spec, scope, shim) =
+            tokio::join!(sandbox, this.write_spec(borrowed), this.scope(&engine), shim);
+        mark(&this.id, "start", "sandbox, shim and spec");
         if let Ok(shim) = &shim {
             undo.push(Step::Shim(Arc::clone(shim), shim.events()));
         }
-        let sandbox = sandbox.ok_or_else(|| cancelled(&self.id))?;
-        let sandbox = sandbox.map_err(|error| error.context("failed to set up container networking"))?;
+        let sandbox = sandbox?;
+        let (seccomp, sources) = spec?;
         let shim = shim?;
         // Until init has been born into the scope's group, this is what keeps it.
         let _scope = scope?;
         engine.fault("sandbox and shim")?;
-
-        let started_at = Timestamp::now();
         self.state.network = Some(sandbox.record.clone());
-        self.state.started_at = Some(started_at);
-        undo.push(Step::Volumes(Arc::clone(&self.now.mounts)));
-        let (seccomp, sources) = self.prepare(&borrowed, &sandbox).await?;
         engine.fault("files")?;
 
         let guests = cancel.race(self.door.gather()).await.ok_or_else(|| cancelled(&self.id))?;
@@ -215,6 +232,7 @@ impl Flight {
         let log = self.asked.log.for_shim(&self.now, &self.engine.config.journal_socket).await?;
         let (launch, fds) = self.launch(&lower, log, &sandbox, seccomp.as_ref(), &guests);
         let launched = cancel.race(shim.launch(launch, fds)).await.ok_or_else(|| cancelled(&self.id))?;
+        mark(&self.id, "start", "launch");
         // The launcher has its own clones of them.
         if sources.has_mounts() {
             drop(tokio::task::spawn_blocking(move || drop(sources)));
@@ -338,29 +356,38 @@ impl Flight {
         .await
     }
 
-    /// Writes the container's files in `/etc`, its state and its spec; answers the compiled seccomp filter and what
-    /// keeps the sources of mounts there.
-    async fn prepare(
-        &self,
-        borrowed: &Borrowed,
-        sandbox: &Sandbox,
-    ) -> Result<(Option<SeccompFilter>, Sources)> {
+    /// Writes the container's files in `/etc` and its state.
+    async fn write_files(&self, borrowed: &Borrowed, sandbox: &Sandbox) -> Result<()> {
         let engine = Arc::clone(&self.engine);
         let now = self.now.clone();
         let asked = Arc::clone(&self.asked);
-        let state = StateRecord { status: STARTING.into(), ..self.state.clone() };
+        let network = Some(sandbox.record.clone());
+        let state = StateRecord { status: STARTING.into(), network, ..self.state.clone() };
+        let hostname = borrowed.hostname.clone().unwrap_or_else(|| now.config.hostname.clone());
+        let etc_is_lent = borrowed.etc_of.is_some();
+        let addresses = addresses(&sandbox.record);
+        let resolver = sandbox.record.resolver;
+        blocking(move || {
+            if !etc_is_lent {
+                let linked = engine.linked(&now)?;
+                engine.write_etc(&now, &asked, (&addresses, resolver), &hostname, &linked)?;
+            }
+            record::write(&now.paths.dir.join(STATE_FILE), &state)
+        })
+        .await
+    }
+
+    /// Writes the container's spec; answers the compiled seccomp filter and what keeps the sources of mounts there.
+    async fn write_spec(&self, borrowed: &Borrowed) -> Result<(Option<SeccompFilter>, Sources)> {
+        let engine = Arc::clone(&self.engine);
+        let now = self.now.clone();
+        let asked = Arc::clone(&self.asked);
         let hostname = borrowed.hostname.clone().unwrap_or_else(|| now.config.hostname.clone());
         let namespaces = borrowed.namespaces.clone();
         let shm = borrowed.shm.clone();
         let etc = borrowed.etc_of.clone();
-        let addresses = addresses(&sandbox.record);
-        let resolver = sandbox.record.resolver;
         blocking(move || {
             let linked = engine.linked(&now)?;
-            if etc.is_none() {
-                engine.write_etc(&now, &asked, (&addresses, resolver), &hostname, &linked)?;
-            }
-            record::write(&now.paths.dir.join(STATE_FILE), &state)?;
             let images = &engine.backends.images;
             let layers = |id: &str| images.layers(&id.parse()?);
             let start =
@@ -370,10 +397,11 @@ impl Flight {
             let own = crate::etc_mounts::mounts(etc.as_ref().unwrap_or(&now.paths), &now, &mounts)?;
             mounts.extend(own);
             engine.ready_init(&now.host_config)?;
-            let mut facts = engine.backends.facts.clone();
-            if asked.runtime != RuntimeChoice::Native {
+            let native = asked.runtime == RuntimeChoice::Native;
+            let mut facts = std::borrow::Cow::Borrowed(&engine.backends.facts);
+            if !native {
                 // runc before 1.2 refuses a spec with a namespace that it does not know.
-                facts.time_namespaces = false;
+                facts.to_mut().time_namespaces = false;
             }
             let built = spec::build(&SpecInput {
                 id: &now.id,
@@ -386,6 +414,7 @@ impl Flight {
                 mounts: &mounts,
                 defaults: &engine.defaults,
                 facts: &facts,
+                seccomp_apart: native,
             })?;
             for warning in built.warnings {
                 tracing::warn!(container = %now.id, warning, "building the runtime spec");
@@ -394,11 +423,9 @@ impl Flight {
             let json = serde_json::to_vec(&built.spec)
                 .map_err(|error| Error::internal("encoding the runtime spec").because(error))?;
             crate::files::write_whole(&path, &json, 0o600)?;
-            let profile = built.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-            let filter = match (&asked.runtime, profile) {
-                (RuntimeChoice::Native, Some(profile)) => Some(engine.seccomp.get(profile)?),
-                _ => None,
-            };
+            let profile = built.seccomp.filter(|_| native);
+            let filter = profile.map(|profile| engine.seccomp.of(&profile)).transpose()?;
+            mark(&now.id, "spec", "built and written");
             Ok((filter, sources))
         })
         .await
@@ -451,6 +478,7 @@ impl Flight {
                     attach
                 })
                 .collect(),
+            trace: marks::wanted(),
             runtime: self.asked.runtime.for_shim(&self.engine.config.exec_root.join("oci")),
         };
         (launch, fds)
@@ -462,15 +490,23 @@ impl Flight {
     }
 }
 
-fn make_run_dir(path: &Path) -> Result<()> {
+/// A run directory with nothing in it. On a tmpfs, so that making it is no work to hand to another thread.
+async fn make_run_dir(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    // What an earlier run left is no use to this one.
-    berth_sys::in_root::remove_path(path).map_err(|error| Error::io("removing", path, error))?;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|error| Error::io("making", path, error))
+    if std::fs::DirBuilder::new().mode(0o700).create(path).is_ok() {
+        return Ok(());
+    }
+    let path = path.to_owned();
+    blocking(move || {
+        // What an earlier run left is no use to this one.
+        berth_sys::in_root::remove_path(&path).map_err(|error| Error::io("removing", &path, error))?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| Error::io("making", &path, error))
+    })
+    .await
 }
 
 pub(crate) fn addresses(record: &SandboxRecord) -> Vec<IpAddr> {

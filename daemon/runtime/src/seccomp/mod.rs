@@ -14,6 +14,36 @@ mod table;
 
 pub use profile::{Target, default_profile, host_arch, load};
 
+/// A container's profile.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Profile {
+    /// The built-in one.
+    Default {
+        /// The container's capabilities, which decide on conditional rules.
+        caps: Vec<&'static str>,
+        /// The kernel's version, likewise.
+        kernel: (u32, u32),
+    },
+    /// One that somebody brought.
+    Given(LinuxSeccomp),
+}
+
+impl Profile {
+    /// As the OCI spec has it.
+    ///
+    /// # Errors
+    ///
+    /// As [`default_profile`].
+    pub fn into_oci(self) -> Result<LinuxSeccomp> {
+        match self {
+            Self::Default { caps, kernel } => {
+                default_profile(Target { caps: &caps, arch: host_arch(), kernel })
+            }
+            Self::Given(profile) => Ok(profile),
+        }
+    }
+}
+
 /// A compiled filter: a sealed memfd with an array of `struct sock_filter`.
 #[derive(Debug, Clone)]
 pub struct SeccompFilter(Arc<OwnedFd>);
@@ -32,6 +62,8 @@ const MAX_KEPT: usize = 64;
 pub struct SeccompCache {
     // The whole profile is the key: with a hash alone, a collision would give a container somebody else's filter.
     filters: Arc<Mutex<HashMap<Vec<u8>, SeccompFilter>>>,
+    /// Those of the built-in profile, by capabilities: its four hundred names are not even spelled out again.
+    defaults: Arc<Mutex<HashMap<(Vec<&'static str>, (u32, u32)), SeccompFilter>>>,
 }
 
 impl SeccompCache {
@@ -39,6 +71,29 @@ impl SeccompCache {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The filter of a container's profile, compiled if it is new.
+    ///
+    /// # Errors
+    ///
+    /// As [`SeccompCache::get`].
+    pub fn of(&self, profile: &Profile) -> Result<SeccompFilter> {
+        let (caps, kernel) = match profile {
+            Profile::Default { caps, kernel } => (caps, kernel),
+            Profile::Given(profile) => return self.get(profile),
+        };
+        let key = (caps.clone(), *kernel);
+        if let Some(found) = self.defaults.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(found.clone());
+        }
+        let filter = self.get(&profile.clone().into_oci()?)?;
+        let mut defaults = self.defaults.lock().unwrap_or_else(PoisonError::into_inner);
+        if defaults.len() >= MAX_KEPT {
+            defaults.clear();
+        }
+        defaults.insert(key, filter.clone());
+        Ok(filter)
     }
 
     /// The filter of a profile, compiled if it is new.
@@ -77,6 +132,18 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
     use std::os::fd::AsRawFd;
+
+    #[test]
+    fn the_built_in_profile_is_the_same_filter_by_either_way() {
+        let cache = SeccompCache::new();
+        let profile = Profile::Default { caps: vec!["CAP_SYS_CHROOT"], kernel: (6, 1) };
+        let filter = cache.of(&profile).unwrap();
+        let again = cache.get(&profile.clone().into_oci().unwrap()).unwrap();
+        assert_eq!(filter.as_fd().as_raw_fd(), again.as_fd().as_raw_fd());
+        assert_eq!(filter.as_fd().as_raw_fd(), cache.of(&profile).unwrap().as_fd().as_raw_fd());
+        let other = Profile::Default { caps: Vec::new(), kernel: (6, 1) };
+        assert_ne!(filter.as_fd().as_raw_fd(), cache.of(&other).unwrap().as_fd().as_raw_fd());
+    }
 
     #[test]
     fn one_profile_is_compiled_once_and_another_apart() {

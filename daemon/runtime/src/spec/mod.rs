@@ -23,6 +23,7 @@ use oci_spec::runtime::{
 use self::mounts::MountInput;
 use self::resources::Occasion;
 use self::security::SecurityOptions;
+use crate::seccomp::Profile;
 use crate::{CgroupLayout, HostFacts};
 
 pub use self::process::args;
@@ -137,13 +138,17 @@ pub struct SpecInput<'a> {
     pub defaults: &'a Defaults,
     /// What the host can do.
     pub facts: &'a HostFacts,
+    /// Leave the built-in seccomp profile out of the spec: its filter travels compiled, and its text is most of a spec.
+    pub seccomp_apart: bool,
 }
 
 /// A spec and what could not be given.
 #[derive(Debug, Clone)]
 pub struct Built {
-    /// The spec; `linux.seccomp` is set unless unconfined.
+    /// The spec; `linux.seccomp` is set unless unconfined, or left out as [`SpecInput::seccomp_apart`] says.
     pub spec: Spec,
+    /// The profile, `None` if unconfined.
+    pub seccomp: Option<Profile>,
     /// For the client and the log.
     pub warnings: Vec<String>,
 }
@@ -348,7 +353,8 @@ pub fn build(input: &SpecInput<'_>) -> Result<Built> {
     })?;
     let mut limits = resources::build(&host.resources)?;
     limits.set_devices(Some(devices.rules));
-    let linux = linux(input, &options, &caps, devices.nodes, limits)?;
+    let seccomp = security::seccomp_profile(&options, host, defaults, facts, &caps)?;
+    let linux = linux(input, &options, seccomp.as_ref(), devices.nodes, limits)?;
     let root = RootBuilder::default().path("rootfs").readonly(host.readonly_rootfs).build();
     let mut spec = SpecBuilder::default()
         .version(OCI_VERSION)
@@ -368,17 +374,17 @@ pub fn build(input: &SpecInput<'_>) -> Result<Built> {
     let own_hostname = namespaces.uts == Share::Private && !hostname.is_empty();
     spec.set_hostname(own_hostname.then(|| hostname.to_owned()));
     tracing::debug!(container = id.short(), "built the OCI spec");
-    Ok(Built { spec, warnings: devices.warnings })
+    Ok(Built { spec, seccomp, warnings: devices.warnings })
 }
 
 fn linux(
     input: &SpecInput<'_>,
     options: &SecurityOptions,
-    caps: &[&'static str],
+    seccomp: Option<&Profile>,
     nodes: Vec<oci_spec::runtime::LinuxDevice>,
     limits: LinuxResources,
 ) -> Result<Linux> {
-    let SpecInput { id, config, host, defaults, facts, .. } = *input;
+    let SpecInput { id, config, host, facts, defaults, .. } = *input;
     let paths = |given: &Option<Vec<String>>, default: Vec<String>| match given {
         Some(given) => given.clone(),
         None if host.privileged || options.system_paths_unconfined => Vec::new(),
@@ -394,7 +400,9 @@ fn linux(
         .readonly_paths(paths(&host.readonly_paths, security::default_read_only()))
         .build()
         .map_err(|e| broken(&e))?;
-    linux.set_seccomp(security::seccomp_profile(options, host, defaults, facts, caps)?);
+    let in_spec =
+        seccomp.filter(|profile| !(input.seccomp_apart && matches!(profile, Profile::Default { .. })));
+    linux.set_seccomp(in_spec.cloned().map(Profile::into_oci).transpose()?);
     linux.set_rootfs_propagation(root_propagation(input.mounts));
     Ok(linux)
 }

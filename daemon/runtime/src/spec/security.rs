@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use berth_api::types::container_create::HostConfig;
 use berth_domain::{Error, Result};
-use oci_spec::runtime::LinuxSeccomp;
 
 use super::{Defaults, Namespaces, Share};
 use crate::host::{HostFacts, PING_GROUP_RANGE, UNPRIVILEGED_PORT_START};
-use crate::seccomp::{self, Target};
+use crate::seccomp::{self, Profile, Target};
 
 /// What `HostConfig::security_opt` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,7 +75,7 @@ pub(super) fn seccomp_profile(
     defaults: &Defaults,
     facts: &HostFacts,
     caps: &[&'static str],
-) -> Result<Option<LinuxSeccomp>> {
+) -> Result<Option<Profile>> {
     let target = Target { caps, arch: seccomp::host_arch(), kernel: facts.kernel };
     let asked = options.seccomp.as_deref();
     if asked == Some("unconfined") || (asked.is_none() && host.privileged) {
@@ -91,9 +90,11 @@ pub(super) fn seccomp_profile(
         return Ok(None);
     }
     match (asked, defaults.seccomp_profile.as_deref()) {
-        (Some("builtin"), _) | (None, None | Some("builtin")) => seccomp::default_profile(target).map(Some),
+        (Some("builtin"), _) | (None, None | Some("builtin")) => {
+            Ok(Some(Profile::Default { caps: caps.to_vec(), kernel: facts.kernel }))
+        }
         (None, Some("unconfined")) => Ok(None),
-        (Some(json), _) | (None, Some(json)) => seccomp::load(json, target),
+        (Some(json), _) | (None, Some(json)) => Ok(seccomp::load(json, target)?.map(Profile::Given)),
     }
 }
 

@@ -32,6 +32,7 @@ fn build_with(config: &ContainerConfig, host: &mut HostConfig, namespaces: &Name
         mounts: &[],
         defaults: &defaults,
         facts: &facts,
+        seccomp_apart: false,
     })?;
     Ok(built.spec)
 }

@@ -109,6 +109,7 @@ impl Rig {
                 }
                 _ => Runtime::Native,
             },
+            trace: false,
         };
         let spec = spec::spec(&id, args);
         Self {
