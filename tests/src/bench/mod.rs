@@ -30,6 +30,7 @@
 mod client;
 mod disk;
 mod engines;
+mod files;
 mod logs;
 mod many;
 mod network;
@@ -49,7 +50,7 @@ pub use row::{Aim, Better, Each, Figure, Row, Seats, Work, ms};
 /// All rows, in the order of the report.
 #[must_use]
 pub fn rows() -> Vec<Row> {
-    [start::rows(), many::rows(), output::rows(), logs::rows(), network::rows()]
+    [start::rows(), many::rows(), output::rows(), logs::rows(), network::rows(), files::rows()]
         .into_iter()
         .flatten()
         .collect()

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Archives and images that mean harm: those that lead out of where they are unpacked, and those that never end.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+use berth_tests::harness::Bed;
+
+/// A header with any name, which the tar crate would refuse to write.
+fn header(name: &[u8], kind: u8, link: &[u8], mode: u32, size: u64) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    let old = header.as_old_mut();
+    old.name[..name.len()].copy_from_slice(name);
+    old.linkname[..link.len()].copy_from_slice(link);
+    header.set_entry_type(tar::EntryType::new(kind));
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(1);
+    header.set_cksum();
+    header.as_bytes().to_vec()
+}
+
+fn file(name: &[u8], content: &[u8]) -> Vec<u8> {
+    let mut all = header(name, b'0', b"", 0o644, content.len() as u64);
+    all.extend_from_slice(content);
+    all.resize(all.len().next_multiple_of(512), 0);
+    all
+}
+
+fn archive(entries: &[Vec<u8>]) -> Vec<u8> {
+    let mut all = entries.concat();
+    all.resize(all.len() + 1024, 0);
+    all
+}
+
+fn put(bed: &Bed, name: &str, path: &str, body: &[u8]) -> u16 {
+    let to = format!("/containers/{name}/archive?path={path}");
+    bed.api_with("PUT", &to, &[("Content-Type", "application/x-tar")], body).status
+}
+
+fn up(bed: &Bed, name: &str) {
+    bed.docker(&["pull", "busybox"]).ok();
+    bed.docker(&["run", "-d", "--name", name, "busybox", "sleep", "1000"]).ok();
+}
+
+#[test]
+fn names_and_links_of_an_archive_stay_beneath_its_directory() {
+    let bed = Bed::start();
+    up(&bed, "in");
+    let host = bed.path().join("canary");
+    fs::create_dir(&host).unwrap();
+    fs::set_permissions(&host, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(host.join("victim"), "untouched").unwrap();
+    let before = fs::metadata(host.join("victim")).unwrap();
+    let path = host.to_str().unwrap().as_bytes().to_vec();
+    let victim = [&path[..], b"/victim"].concat();
+    let exec = |script: &str| bed.docker(&["exec", "in", "sh", "-c", script]).ok();
+    exec("mkdir -p /w/dest /w/dest-evil");
+
+    // Names that lead out are an error, and write nothing.
+    for name in [&b"../victim"[..], b"a/../../victim", b"..", b"../dest-evil/x"] {
+        let status = put(&bed, "in", "/w/dest", &archive(&[file(name, b"evil")]));
+        assert!(status == 400 || (!bed.is_ours() && [200, 500].contains(&status)), "{name:?}: {status}");
+    }
+    // An absolute name is one beneath the directory.
+    assert_eq!(put(&bed, "in", "/w/dest", &archive(&[file(b"/abs", b"x")])), 200);
+    assert_eq!(exec("ls /w /w/dest-evil; cat /w/dest/abs"), "/w:\ndest\ndest-evil\n\n/w/dest-evil:\nx");
+
+    // A link out, then a directory, a file or a hard link through it: all stay in the container, whatever comes of them.
+    for entries in [
+        vec![header(b"d", b'2', &path, 0o777, 0), header(b"d", b'5', b"", 0o777, 0)],
+        vec![header(b"e", b'2', &path, 0o777, 0), file(b"e/victim", b"evil")],
+        vec![header(b"f", b'2', &victim, 0o777, 0), file(b"f", b"evil")],
+        vec![header(b"g", b'2', &victim, 0o777, 0), header(b"h", b'1', b"g", 0o777, 0), file(b"h", b"evil")],
+        vec![header(b"i", b'1', b"../../etc/passwd", 0o777, 0)],
+        vec![header(b"j", b'1', &victim, 0o777, 0), file(b"j", b"evil")],
+        vec![header(b"k", b'2', b"../../../../../..", 0o777, 0), file(b"k/w/dest-evil/x", b"evil")],
+    ] {
+        let status = put(&bed, "in", "/w/dest", &archive(&entries));
+        assert!([200, 400, 404, 500].contains(&status), "{status}");
+        assert_eq!(fs::metadata(&host).unwrap().mode() & 0o777, 0o700);
+    }
+    let after = fs::metadata(host.join("victim")).unwrap();
+    assert_eq!((before.ctime_nsec(), before.nlink()), (after.ctime_nsec(), after.nlink()));
+    assert_eq!(fs::read_to_string(host.join("victim")).unwrap(), "untouched");
+    assert_eq!(fs::read_dir(&host).unwrap().count(), 1);
+    bed.docker(&["rm", "-f", "in"]).ok();
+    bed.finish();
+}
+
+#[test]
+fn archives_that_swell_are_bounded() {
+    let bed = Bed::start();
+    up(&bed, "in");
+    if !bed.is_ours() {
+        // What the reference does with them is not for us to find out on this machine.
+        bed.docker(&["rm", "-f", "in"]).ok();
+        return bed.finish();
+    }
+    let status = format!("/proc/{}/status", bed.daemon_pid());
+    let most = || -> u64 {
+        let text = fs::read_to_string(&status).unwrap();
+        let line = text.lines().find(|line| line.starts_with("VmHWM:")).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let zeros = |megabytes: usize| {
+        let mut member = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        member.write_all(&vec![0; 1 << 20]).unwrap();
+        member.finish().unwrap().repeat(megabytes)
+    };
+    let packed = |plain: &[u8]| {
+        let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        out.write_all(plain).unwrap();
+        out.finish().unwrap()
+    };
+    // Zeros are the end of an archive; what follows is not waited for.
+    assert_eq!(put(&bed, "in", "/tmp", &zeros(2000)), 200);
+    // A file of zeros, which is a hole.
+    let swollen = [packed(&header(b"hole", b'0', b"", 0o644, 1 << 30)), zeros(1024)].concat();
+    assert_eq!(put(&bed, "in", "/tmp", &swollen), 200);
+    assert_eq!(bed.docker(&["exec", "in", "stat", "-c", "%s", "/tmp/hole"]).ok(), (1_u64 << 30).to_string());
+    let taken: u64 = bed.docker(&["exec", "in", "stat", "-c", "%b", "/tmp/hole"]).ok().parse().unwrap();
+    assert!(taken < 2048, "{taken} blocks");
+    // A sparse file of 8 EiB, by the headers of GNU tar.
+    let size = (i64::MAX as u64).to_string();
+    let mut pax = Vec::new();
+    for (key, value) in [
+        ("GNU.sparse.major", "1"),
+        ("GNU.sparse.minor", "0"),
+        ("GNU.sparse.name", "vast"),
+        ("GNU.sparse.realsize", &size),
+    ] {
+        let rest = format!(" {key}={value}\n");
+        let length = rest.len() + 2;
+        pax.extend_from_slice(format!("{length}{rest}").as_bytes());
+    }
+    let mut vast = header(b"./PaxHeaders/vast", b'x', b"", 0o644, pax.len() as u64);
+    vast.extend_from_slice(&pax);
+    vast.resize(vast.len().next_multiple_of(512), 0);
+    let map = format!("1\n{}\n0\n", i64::MAX);
+    let sparse =
+        archive(&[vast, file(b"GNUSparseFile.0/vast", &[map.as_bytes(), &[0; 512][map.len()..]].concat())]);
+    assert!([400, 500].contains(&put(&bed, "in", "/tmp", &sparse)));
+    // A window of 2 GiB; cut short; junk.
+    assert_eq!(
+        put(&bed, "in", "/tmp", &[0x28, 0xb5, 0x2f, 0xfd, 0x00, (31 - 10) << 3, 0x01, 0x00, 0x00]),
+        400
+    );
+    assert_eq!(put(&bed, "in", "/tmp", b"\xfd7zXZ\0\0\x04\xe6\xd6\xb4F"), 400);
+    assert_eq!(put(&bed, "in", "/tmp", &vec![b'j'; 1 << 20]), 400);
+    // A path that is deeper than anything that walks it; the container can still be looked at and removed.
+    let deep = format!("{}f", "d/".repeat(1500));
+    let mut name = Vec::from(format!("{deep}\0"));
+    let mut long = header(b"././@LongLink", b'L', b"", 0o644, name.len() as u64);
+    name.resize(name.len().next_multiple_of(512), 0);
+    long.extend_from_slice(&name);
+    assert!([200, 400, 500].contains(&put(&bed, "in", "/tmp", &archive(&[long, file(b"short", b"x")]))));
+    assert!([200, 500].contains(&bed.api("GET", "/containers/in/changes", "").status));
+    assert!(most() < 400 << 10, "{} KiB", most());
+    bed.docker(&["rm", "-f", "in"]).ok();
+    bed.finish();
+}
+
+#[test]
+fn working_directories_and_mtab_through_links_stay_in_the_container() {
+    let bed = Bed::start();
+    bed.docker(&["pull", "busybox"]).ok();
+    let host = bed.path().join("canary");
+    fs::create_dir(&host).unwrap();
+    fs::write(host.join("file"), "untouched").unwrap();
+    let path = host.to_str().unwrap();
+    let script = format!("ln -s {path} /link; rm -f /etc/mtab; ln -s /../../..{path}/file /etc/mtab");
+    bed.docker(&["run", "--name", "made", "busybox", "sh", "-c", &script]).ok();
+    bed.docker(&["commit", "-c", "WORKDIR /link/deep/er", "made", "evil:dir"]).ok();
+    bed.docker(&["rm", "made"]).ok();
+    let first = bed.docker(&["run", "--rm", "evil:dir", "sh", "-c", "pwd; touch here"]);
+    if first.code == 0 {
+        assert!(first.stdout.starts_with(path) || first.stdout.starts_with("/link"), "{first:?}");
+    }
+    let second = bed.docker(&["run", "--rm", "-w", "/link/other", "evil:dir", "touch", "here"]);
+    assert!([0, 125, 126, 127, 128].contains(&second.code), "{second:?}");
+    let names: Vec<_> = fs::read_dir(&host).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["file"], "the host was written to");
+    assert_eq!(fs::read_to_string(host.join("file")).unwrap(), "untouched");
+    bed.docker(&["rmi", "-f", "evil:dir"]).ok();
+    bed.finish();
+}
