@@ -36,37 +36,51 @@ const FEW: u32 = 4096;
 
 impl Worker {
     /// Forgets the flows to these ports. Nothing is said to have failed: a flow that stays ends by itself once its client pauses.
-    pub(crate) fn forget_flows(&self, forwards: &[Forward]) {
-        let udp: Vec<Forward> = forwards.iter().filter(|f| f.protocol == Protocol::Udp).cloned().collect();
+    pub(crate) fn forget_flows(&mut self, forwards: &[Forward]) {
+        let udp: Vec<Forward> =
+            forwards.iter().filter(|f| f.protocol == Protocol::Udp && !f.routed).cloned().collect();
         if udp.is_empty() {
             return;
         }
         // All flows have to be looked at. Where that takes long, nobody waits for it.
         let count = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count");
         if count.is_ok_and(|c| c.trim().parse().is_ok_and(|n: u32| n <= FEW)) {
-            return forget_all(&udp);
+            // Kept: closing a netfilter socket waits for what others have just removed from nftables, 10 ms and more.
+            if self.conntrack.is_none() {
+                self.conntrack = opened();
+            }
+            if let Some(netlink) = &mut self.conntrack {
+                forget_all(netlink, &udp);
+            }
+            return;
         }
-        let thread = std::thread::Builder::new().name("conntrack".into());
-        if let Err(error) = thread.spawn(move || forget_all(&udp)) {
+        let body = move || {
+            if let Some(mut netlink) = opened() {
+                forget_all(&mut netlink, &udp);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("conntrack".into()).spawn(body) {
             tracing::warn!(%error, "starting a thread that forgets flows");
         }
     }
 }
 
-fn forget_all(udp: &[Forward]) {
-    let failed = match Netlink::open(NETLINK_NETFILTER) {
-        Ok(mut netlink) => {
-            let of = |family: u8| udp.iter().filter(move |f| f.host_ip.is_ipv4() == (family == AF_INET));
-            let families = [AF_INET, AF_INET6].into_iter().filter(|family| of(*family).next().is_some());
-            families
-                .filter_map(|family| forget(&mut netlink, family, udp).err())
-                .next()
-                .map(|e| e.to_string())
+fn opened() -> Option<Netlink> {
+    Netlink::open(NETLINK_NETFILTER)
+        .inspect_err(
+            |error| tracing::warn!(%error, "opening a netfilter socket to forget flows of UDP ports"),
+        )
+        .ok()
+}
+
+fn forget_all(netlink: &mut Netlink, udp: &[Forward]) {
+    for family in [AF_INET, AF_INET6] {
+        if !udp.iter().any(|f| f.host_ip.is_ipv4() == (family == AF_INET)) {
+            continue;
         }
-        Err(error) => Some(error.to_string()),
-    };
-    if let Some(error) = failed {
-        tracing::warn!(%error, "forgetting flows of UDP ports");
+        if let Err(error) = forget(netlink, family, udp) {
+            tracing::warn!(%error, "forgetting flows of UDP ports");
+        }
     }
 }
 

@@ -128,6 +128,6 @@ fn complete(range: &AddressRange, taken: &[IpNet], gateway: bool) -> Result<Addr
 }
 
 /// As the reference words it.
-fn bad(why: String) -> Error {
+fn bad(why: impl std::fmt::Display) -> Error {
     Error::invalid(format!("invalid network config:\n{why}"))
 }

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::books::{self, Books};
 use crate::dns::Dns;
+use crate::netlink::Netlink;
 use crate::netns;
 use crate::nft::{Firewall, Known, Watch};
 use crate::pool::{Pool, Sizes};
@@ -37,6 +38,8 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     pub(crate) ports: Ports,
     pub(crate) dns: Dns,
+    /// Forgets flows.
+    pub(crate) conntrack: Option<Netlink>,
     /// As the firewall's table has it.
     pub(crate) loopback6_is_lost: bool,
     /// All running containers are known.
@@ -93,6 +96,7 @@ impl Worker {
             pool: Pool::start(Sizes { bare: config.namespace_pool, dressed: config.endpoint_pool })?,
             ports: Ports::default(),
             dns,
+            conntrack: None,
             loopback6_is_lost: false,
             swept: false,
             config,

@@ -230,7 +230,7 @@ impl Work for Names {
             std::thread::scope(|scope| {
                 for _ in 0..wide {
                     scope.spawn(|| {
-                        asker.netns.run(|| ask_names(NAMES / u32::try_from(wide).unwrap_or(1), asked))
+                        asker.netns.run(|| ask_names(NAMES / u32::try_from(wide).unwrap_or(1), asked));
                     });
                 }
             });

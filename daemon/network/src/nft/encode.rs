@@ -14,6 +14,8 @@ const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 /// Tell what was made.
 pub(super) const ECHO: u16 = 8;
+/// Refuse to make what is there.
+pub(super) const EXCL: u16 = 0x200;
 /// Make what is not there.
 pub(super) const CREATE: u16 = 0x400;
 /// Put a rule at the end of its chain.

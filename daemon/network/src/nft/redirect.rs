@@ -4,8 +4,9 @@
 use std::net::SocketAddrV4;
 
 use berth_domain::{Error, Result};
+use rustix::io::Errno;
 
-use super::encode::{APPEND, Batch, CREATE, Kind};
+use super::encode::{APPEND, Batch, BatchError, CREATE, EXCL, Kind};
 use super::expr::{Expr, Header, Reg, destination, is_protocol};
 use crate::Protocol;
 use crate::ipam::Family;
@@ -19,14 +20,27 @@ const CHAIN: &str = "output";
 const HOOK: (u32, i32) = (3, -100);
 
 /// In the calling thread's network namespace: what is sent to `from` arrives at these ports of UDP and TCP of the same
-/// address. One transaction, which replaces what an earlier daemon put there.
-pub(crate) fn redirect(from: SocketAddrV4, (udp, tcp): (u16, u16)) -> Result<()> {
+/// address. One transaction.
+pub(crate) fn redirect(from: SocketAddrV4, ports: (u16, u16)) -> Result<()> {
     let mut netlink = Netlink::open(NETLINK_NETFILTER)
         .map_err(|e| Error::internal("opening a netfilter socket in a container").because(e))?;
-    let mut batch = Batch::new(&mut netlink, NFPROTO_IPV4);
-    // Making it first lets it be removed whether it was there or not.
-    for kind in [Kind::NewTable, Kind::DelTable, Kind::NewTable] {
-        batch.message(kind, if kind == Kind::NewTable { CREATE } else { 0 }, "the resolver's table", |a| {
+    let mut put = put(&mut netlink, &[(Kind::NewTable, CREATE | EXCL)], from, ports);
+    if put.as_ref().is_err_and(|e| e.refused.is(Errno::EXIST)) {
+        // An earlier daemon's. This takes a grace period of RCU, which closing the socket waits for: 10 ms and more.
+        put = self::put(&mut netlink, &[(Kind::DelTable, 0), (Kind::NewTable, CREATE)], from, ports);
+    }
+    put.map_err(|e| Error::internal("leading a container's questions to its resolver").because(e))
+}
+
+fn put(
+    netlink: &mut Netlink,
+    table: &[(Kind, u16)],
+    from: SocketAddrV4,
+    (udp, tcp): (u16, u16),
+) -> std::result::Result<(), BatchError> {
+    let mut batch = Batch::new(netlink, NFPROTO_IPV4);
+    for (kind, flags) in table {
+        batch.message(*kind, *flags, "the resolver's table", |a| {
             a.text(1, TABLE);
         });
     }
@@ -62,5 +76,5 @@ pub(crate) fn redirect(from: SocketAddrV4, (udp, tcp): (u16, u16)) -> Result<()>
             },
         );
     }
-    batch.commit().map_err(|e| Error::internal("leading a container's questions to its resolver").because(e))
+    batch.commit()
 }
