@@ -131,9 +131,7 @@ impl Hall {
 
     /// Ends them all and looks for what ours left.
     pub fn close(self) {
-        if let Some(peers) = self.peers {
-            peers.end();
-        }
+        drop(self.peers);
         for engine in self.engines {
             if let Ok(Engine { bed: Some(bed), .. }) = Arc::try_unwrap(engine) {
                 bed.into_inner().expect("the bed").finish();
@@ -199,12 +197,14 @@ impl Peers {
                 ["--root", PODMAN_DATA, "--runroot", "/run/podman-bench", "--cgroup-manager", "cgroupfs"]
                     .map(str::to_owned),
             );
+            let socket = Path::new(&root).join("tree/peerdata/podman.sock");
+            // What an earlier service left would be in the way.
+            drop(std::fs::remove_file(&socket));
             let log = std::fs::File::create(dir.join("podman.log")).expect("podman's log");
             let mut service = podman_command(&podman, &netns);
             service.args(["system", "service", "--time", "0", "unix:///peerdata/podman.sock"]);
             service.stdout(log.try_clone().expect("podman's log")).stderr(log);
             self.children.push(service.spawn().expect("starting podman"));
-            let socket = Path::new(&root).join("tree/peerdata/podman.sock");
             until("podman listens", || std::os::unix::net::UnixStream::connect(&socket).ok());
             (socket, netns, podman)
         };
@@ -220,17 +220,25 @@ impl Peers {
             podman,
         }
     }
+}
 
-    fn end(mut self) {
-        self.run(&["dockerd-stop"]);
-        for mut child in self.children.drain(..).rev() {
-            child.kill().expect("ending a peer");
-            child.wait().expect("waiting for a peer");
+impl Drop for Peers {
+    /// Also after a failure: what is left running would be in the next run's way.
+    fn drop(&mut self) {
+        let mut steps = vec![vec!["dockerd-stop"]];
+        steps.extend(self.mounts.iter().map(|mount| vec!["in", "umount", "-l", mount]));
+        for step in steps {
+            let out = Output::of(Command::new(&self.script).args(&step).env("PEERS_NETNS", NETNS));
+            if out.code != 0 {
+                eprintln!("{}: {}", out.shown, out.stderr);
+            }
+            // The daemon has ended: now those that it may have asked.
+            for mut child in self.children.drain(..).rev() {
+                drop(child.kill());
+                drop(child.wait());
+            }
         }
-        for mount in &self.mounts {
-            self.run(&["in", "umount", "-l", mount]);
-        }
-        Output::of(Command::new("ip").args(["netns", "del", NETNS])).ok();
+        drop(Output::of(Command::new("ip").args(["netns", "del", NETNS])));
     }
 }
 

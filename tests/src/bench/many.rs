@@ -108,18 +108,23 @@ fn start_many(seat: &Seat, count: usize) -> Crowd {
     Crowd { ids, times, seconds }
 }
 
+#[allow(clippy::disallowed_methods)] // What is measured is what happens while nothing is asked for.
+fn rest(time: Duration) {
+    std::thread::sleep(time);
+}
+
 fn hundred(seat: &Seat) -> Vec<f64> {
     const COUNT: usize = 100;
     let idle = usage::pss(&seat.engine.processes());
     let crowd = start_many(seat, COUNT);
     // What the starts left to do is done.
-    std::thread::sleep(Duration::from_secs(3));
+    rest(Duration::from_secs(3));
     let processes = seat.engine.processes();
     let all = usage::pss(&processes);
     let daemons = usage::pss(&seat.engine.daemons());
     let before = usage::cpu(&processes);
     let begun = Instant::now();
-    std::thread::sleep(Duration::from_secs(5));
+    rest(Duration::from_secs(5));
     let idle_cpu = usage::spent(&before, &usage::cpu(&processes)) / begun.elapsed().as_secs_f64() * 100.0;
     let begun = Instant::now();
     each(COUNT, |at| {

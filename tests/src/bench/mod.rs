@@ -43,6 +43,8 @@ mod start;
 pub mod trace;
 pub mod usage;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 pub use client::{Answer, Api};
 pub use engines::{Client, Engine, Hall, Kind, Seat};
 pub use row::{Aim, Better, Each, Figure, Row, Seats, Work, ms};
@@ -63,8 +65,17 @@ pub fn run(filter: &str, out: &std::path::Path) {
     let hall = Hall::open();
     let machine = report::Machine::look();
     println!("{machine}");
-    let measured: Vec<report::Measured> = picked.into_iter().map(|row| runner::run(row, &hall)).collect();
+    let (mut measured, mut failed) = (Vec::new(), Vec::new());
+    for row in picked {
+        let name = row.name.clone();
+        // What was measured for an hour is not lost with the row that fails.
+        match catch_unwind(AssertUnwindSafe(|| runner::run(row, &hall))) {
+            Ok(row) => measured.push(row),
+            Err(_) => failed.push(name),
+        }
+    }
     report::write(&machine, &measured, out);
     plot::write(&measured, out);
     hall.close();
+    assert!(failed.is_empty(), "rows that failed: {failed:?}");
 }

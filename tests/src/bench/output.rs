@@ -25,17 +25,17 @@ const MEGABYTES: f64 = (LINE * LINES * TIMES) as f64 / 1e6;
 pub fn rows() -> Vec<Row> {
     use Aim::OfDocker;
     vec![
-        Row::new("output", "log of 131 MB in json-file", Seats::Api)
+        Row::new("output", "log of 131 MB in json-file", Seats::ApiWithoutPodman)
             .figure(Figure::more("writing", "MB/s").aim(Client::Api, OfDocker(8.0)))
             .figure(Figure::less("CPU of the engine", "s/GB").aim(Client::Api, OfDocker(10.0)))
             .figure(Figure::more("reading back", "MB/s").aim(Client::Api, OfDocker(10.0)))
             .rounds(3)
             .work(|seat| Box::new(Logs { stage: Stage::make(seat, "logs") })),
-        Row::new("output", "131 MB to an attached client", Seats::Api)
+        Row::new("output", "131 MB to an attached client", Seats::ApiWithoutPodman)
             .figure(Figure::more("", "MB/s"))
             .rounds(3)
             .work(|seat| Box::new(Attached { stage: Stage::make(seat, "attach") })),
-        Row::new("output", "100 listeners hear of 20 creations and removals", Seats::Api)
+        Row::new("output", "100 listeners hear of 20 creations and removals", Seats::ApiWithoutPodman)
             .figure(Figure::less("until the last has heard of the last", "ms"))
             .rounds(5)
             .work(|_| Box::new(Each(|seat: &Seat| vec![listeners(seat)]))),
@@ -65,7 +65,7 @@ impl Stage {
 
     /// A container that runs a script in which `$SAY` says all lines.
     fn container(&self, script: &str, log: &str) -> Value {
-        let say = vec!["/bench/lines"; TIMES].join(" ");
+        let say = ["/bench/lines"; TIMES].join(" ");
         let script = script.replace("$SAY", &format!("cat {say}"));
         json!({"Image": "busybox", "Cmd": ["sh", "-c", script], "StopSignal": "SIGKILL", "HostConfig": {
             "NetworkMode": "none", "Binds": [format!("{}:/bench", self.seen.display())], "LogConfig": {"Type": log}}})

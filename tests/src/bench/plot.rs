@@ -2,7 +2,6 @@
 //! Bars for the README: one SVG a group, a row of bars for each row, as long as it is many times Berth's best.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::Path;
 
 use super::engines::Kind;
@@ -50,17 +49,15 @@ fn draw(group: &str, rows: &[&Measured]) -> String {
             };
             let values: Vec<f64> = row.taken.iter().map(|taken| row.spread(taken, at).median).collect();
             let most = values.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-            let _ = write!(
-                body,
+            body.push_str(&format!(
                 "<text x=\"8\" y=\"{:.0}\" font-weight=\"600\">{}</text>",
                 y + 11.0,
                 escape(&name)
-            );
+            ));
             y += BAR + 3.0;
             for (taken, value) in row.taken.iter().zip(values) {
                 let length = (WIDTH - LEFT - 110.0) * value / most;
-                let _ = write!(
-                    body,
+                body.push_str(&format!(
                     "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">{}</text>\
                      <rect x=\"{LEFT}\" y=\"{y:.0}\" width=\"{:.1}\" height=\"{:.0}\" fill=\"{}\"/>\
                      <text x=\"{:.0}\" y=\"{:.0}\">{} {}</text>",
@@ -74,7 +71,7 @@ fn draw(group: &str, rows: &[&Measured]) -> String {
                     y + 11.0,
                     number(value),
                     figure.unit
-                );
+                ));
                 y += BAR;
             }
             y += GAP;

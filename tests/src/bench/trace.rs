@@ -2,7 +2,6 @@
 //! One start as a chart: the daemon's marks (its log at level trace) and the shim's and init's (`shim.log`), on one line
 //! of time from the request to the answer, and the container's end behind them.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -105,35 +104,40 @@ fn unix(text: &str) -> Option<f64> {
     Some((today + seconds) * 1e6)
 }
 
-/// Steps with their begin and length, by lane in the order of their first mark.
-fn lanes(marks: &[Mark]) -> Vec<(String, Vec<(String, f64, f64)>)> {
+/// A step, its begin and its length.
+type Step = (String, f64, f64);
+
+/// The steps of each lane, in the order of their first marks.
+fn lanes(marks: &[Mark]) -> Vec<(String, Vec<Step>)> {
     let mut marks = marks.to_vec();
     marks.sort_by(|a, b| a.at.total_cmp(&b.at));
     let zero = marks.first().map_or(0.0, |mark| mark.at);
-    let mut lanes: Vec<(String, f64, Vec<(String, f64, f64)>)> = Vec::new();
+    let mut names: Vec<String> = Vec::new();
+    let mut lanes: Vec<(f64, Vec<Step>)> = Vec::new();
     for mark in marks {
         let at = mark.at - zero;
-        let lane = match lanes.iter().position(|(name, ..)| *name == mark.lane) {
+        let lane = match names.iter().position(|name| *name == mark.lane) {
             Some(lane) => lane,
             None => {
-                lanes.push((mark.lane.clone(), at, Vec::new()));
+                names.push(mark.lane.clone());
+                lanes.push((at, Vec::new()));
                 lanes.len() - 1
             }
         };
-        let (_, since, steps) = &mut lanes[lane];
+        let (since, steps) = &mut lanes[lane];
         if mark.step != "begin" {
             steps.push((mark.step, *since, at - *since));
         }
         *since = at;
     }
-    lanes.into_iter().map(|(name, _, steps)| (name, steps)).collect()
+    names.into_iter().zip(lanes.into_iter().map(|(_, steps)| steps)).collect()
 }
 
 fn text(network: &str, marks: &[Mark]) -> String {
     let mut text = format!("one start, network {network}; microseconds: begin, length\n");
     for (lane, steps) in lanes(marks) {
         for (step, begin, length) in steps {
-            let _ = writeln!(text, "{lane:>14}  {begin:8.0} {length:7.0}  {step}");
+            text.push_str(&format!("{lane:>14}  {begin:8.0} {length:7.0}  {step}\n"));
         }
     }
     text
@@ -153,29 +157,25 @@ fn draw(network: &str, marks: &[Mark]) -> String {
     let mut body = String::new();
     let mut y = 40.0;
     for (lane, steps) in &lanes {
-        let _ = write!(
-            body,
+        body.push_str(&format!(
             "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">{lane}</text>",
             LEFT - 8.0,
             y + 14.0
-        );
+        ));
         // Words that do not fit into their bar go below it, in turn.
         let mut row = 0.0;
         for (at, (step, begin, length)) in steps.iter().enumerate() {
             let (x, width) = (LEFT + begin * scale, (length * scale).max(0.6));
-            let _ = write!(
-                body,
-                "<rect x=\"{x:.1}\" y=\"{y:.0}\" width=\"{width:.1}\" height=\"20\" fill=\"{}\" stroke=\"#475569\" stroke-width=\"0.3\">\
+            body.push_str(&format!("<rect x=\"{x:.1}\" y=\"{y:.0}\" width=\"{width:.1}\" height=\"20\" fill=\"{}\" stroke=\"#475569\" stroke-width=\"0.3\">\
                  <title>{lane}: {step}, {length:.0} us</title></rect>",
                 COLOURS[at % COLOURS.len()]
-            );
+            ));
             if length * scale > 26.0 {
-                let _ = write!(
-                    body,
+                body.push_str(&format!(
                     "<text x=\"{:.1}\" y=\"{:.0}\" font-size=\"9\">{step} {length:.0}</text>",
                     x + 2.0,
                     y + 31.0 + row
-                );
+                ));
                 row = if row < 20.0 { row + 10.0 } else { 0.0 };
             }
         }

@@ -3,8 +3,9 @@
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-const CREATE: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
-const CHANGE: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
+/// `NLM_F_REQUEST`, `NLM_F_ACK`; for what is new `NLM_F_CREATE` and `NLM_F_EXCL` too.
+const CHANGE: u16 = 1 | 4;
+const CREATE: u16 = CHANGE | 0x400 | 0x200;
 const BRIDGE: &str = "floor0";
 /// Attributes of `linux/if_link.h` and `linux/veth.h` that libc does not name.
 const VETH_INFO_PEER: u16 = 1;
