@@ -42,6 +42,10 @@ impl Task {
             let cancel = cancel.clone();
             let gate = (by == Starter::Policy).then(|| Arc::clone(&self.engine.gate));
             async move {
+                if by == Starter::Policy {
+                    // After a reboot those that it is linked to are being started, too.
+                    cancel.race(flight.engine.await_linked(&flight.now)).await;
+                }
                 let _permit = match gate {
                     // One that is cancelled while it waits finds out in its first step.
                     Some(gate) => cancel.race(gate.acquire_owned()).await.and_then(Result::ok),

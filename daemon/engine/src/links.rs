@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_api::types::container_create::HostConfig;
 use berth_domain::{ContainerId, Error, Result};
@@ -139,6 +140,20 @@ impl Engine {
             linked.hosts.push((address, host_names(&child, alias)));
         }
         Ok(linked)
+    }
+
+    /// Waits for those that a container is linked to, as long as the reference does: five seconds.
+    pub(crate) async fn await_linked(&self, now: &Snapshot) {
+        let running = async {
+            for (child, _) in self.children(now).collect::<Vec<_>>() {
+                let Ok(handle) = self.index.resolve(child.id.as_str()) else { continue };
+                // One that is removed meanwhile is missed at the start itself.
+                drop(handle.snapshot.clone().wait_for(|child| child.state.pid != 0).await);
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(5), running).await.is_err() {
+            tracing::info!(container = %now.id, "what it is linked to does not run yet");
+        }
     }
 
     /// A container runs, perhaps at another address than before: tells those that are linked to it. Blocking.

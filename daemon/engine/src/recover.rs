@@ -29,6 +29,7 @@ use tokio::task::JoinSet;
 
 use crate::Engine;
 use crate::asked::{self, Asked};
+use crate::container::commit::{COMMITTING, forget};
 use crate::files::blocking;
 use crate::life::LOST;
 use crate::record::{
@@ -384,8 +385,21 @@ impl Task {
         let ran =
             state.started_at.and_then(|at| Duration::try_from(Timestamp::now().duration_since(at)).ok());
         let since = Instant::now().checked_sub(ran.unwrap_or_default()).unwrap_or_else(Instant::now);
+        let marker = self.now.paths.run_dir.join(COMMITTING);
+        let half_committed = running.frozen && marker.exists();
+        if half_committed {
+            tracing::info!(container = %self.now.id, "thawing a container whose commit was cut short");
+            let (shim, id) = (Arc::clone(&shim), self.now.id.clone());
+            tokio::spawn(async move {
+                if let Err(error) = shim.freeze(false).await {
+                    tracing::warn!(container = %id, %error, "thawing a container whose commit was cut short");
+                }
+            });
+        }
+        forget(&marker);
         self.up = Some(Up { shim, events, since, prober: None });
-        self.now.state.status = if running.frozen { Status::Paused } else { Status::Running };
+        self.now.state.status =
+            if running.frozen && !half_committed { Status::Paused } else { Status::Running };
         self.now.state.pid = running.init.unwrap_or(0);
         self.now.state.exit_code = 0;
         self.now.state.error.clear();

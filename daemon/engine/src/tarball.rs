@@ -190,8 +190,9 @@ impl Tarball {
         depth: usize,
     ) -> io::Result<()> {
         let kind = FileType::from_raw_mode(stat.st_mode);
-        if kind == FileType::Directory {
-            return self.directory(file, name, stat, parent_device, depth);
+        // Tar has no sockets, nor names for them that a hard link could lead to.
+        if kind == FileType::Socket {
+            return Ok(());
         }
         if self.of == Of::Upper {
             if let Some(name) = in_layer(name, kind, stat)? {
@@ -200,6 +201,9 @@ impl Tarball {
                     Mark::Unsayable => Ok(()),
                 };
             }
+        }
+        if kind == FileType::Directory {
+            return self.directory(file, name, stat, parent_device, depth);
         }
         if stat.st_nlink > 1 {
             if let Some(link) = self.linked.get(&(stat.st_dev, stat.st_ino)) {
@@ -217,7 +221,6 @@ impl Tarball {
             FileType::CharacterDevice => self.out.entry(&Header { device, ..header(Kind::Char, name, stat) }),
             FileType::BlockDevice => self.out.entry(&Header { device, ..header(Kind::Block, name, stat) }),
             FileType::Fifo => self.out.entry(&header(Kind::Fifo, name, stat)),
-            // Tar has no sockets.
             _ => Ok(()),
         }
     }

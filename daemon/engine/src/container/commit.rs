@@ -6,6 +6,7 @@
 //! they were mounted.
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use berth_api::types::container_create::{ContainerConfig, StrSlice};
@@ -18,13 +19,25 @@ use tokio::sync::mpsc;
 
 use crate::Engine;
 use crate::container::put_archive::Arriving;
-use crate::files::blocking;
+use crate::files::{blocking, write_whole};
 use crate::handle::Handle;
 use crate::merge;
 use crate::tarball;
 
 /// Pieces ahead of the image.
 const AHEAD: usize = 8;
+/// In the run directory while a container is frozen by its commit.
+pub(crate) const COMMITTING: &str = "committing";
+
+/// The commit has thawed it, or will not freeze it.
+pub(crate) fn forget(marker: &Path) {
+    match std::fs::remove_file(marker) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(path = %marker.display(), %error, "removing the mark of a commit");
+        }
+        _ => {}
+    }
+}
 
 /// What of a container's configuration an image has (image spec, config.md, and Docker's own).
 const OF_AN_IMAGE: [&str; 13] = [
@@ -87,8 +100,11 @@ impl Engine {
         }
         let config = config(options.config, &options.changes, &now.config)?;
         let frozen = options.pause && now.state.status == Status::Running;
+        let marker = now.paths.run_dir.join(COMMITTING);
         if frozen {
-            self.container_pause(now.id.as_str()).await?;
+            // Written first: a daemon that finds it knows that nobody asked for the container to stay frozen.
+            write_whole(&marker, b"", 0o600)?;
+            self.container_pause(now.id.as_str()).await.inspect_err(|_| forget(&marker))?;
         }
         let request = berth_image::CommitRequest {
             parent: Some(now.image.clone()),
@@ -118,6 +134,9 @@ impl Engine {
             if let Err(error) = thawed {
                 // It was thawed or killed by hand.
                 tracing::warn!(container = %now.id, error = error.chain(), "thawing a committed container");
+            }
+            if frozen {
+                forget(&marker);
             }
             read
         };

@@ -212,7 +212,7 @@ impl Flight {
         mark(&this.id, "spec", "begin");
         mark(&this.id, "shim's birth", "begin");
         let (sandbox, spec, scope, shim) =
-            tokio::join!(sandbox, this.write_spec(borrowed), this.scope(&engine), shim);
+            tokio::join!(sandbox, this.write_spec(borrowed), cancel.race(this.scope(&engine)), shim);
         mark(&this.id, "start", "sandbox, shim and spec");
         if let Ok(shim) = &shim {
             undo.push(Step::Shim(Arc::clone(shim), shim.events()));
@@ -221,7 +221,7 @@ impl Flight {
         let (seccomp, sources) = spec?;
         let shim = shim?;
         // Until init has been born into the scope's group, this is what keeps it.
-        let _scope = scope?;
+        let _scope = scope.ok_or_else(|| cancelled(&self.id))??;
         engine.fault("sandbox and shim")?;
         self.state.network = Some(sandbox.record.clone());
         engine.fault("files")?;
@@ -229,7 +229,9 @@ impl Flight {
         let guests = cancel.race(self.door.gather()).await.ok_or_else(|| cancelled(&self.id))?;
         engine.fault("guests")?;
         let since = Instant::now();
-        let log = self.asked.log.for_shim(&self.now, &self.engine.config.journal_socket).await?;
+        // A log server's name may have to be looked up.
+        let log = self.asked.log.for_shim(&self.now, &self.engine.config.journal_socket);
+        let log = cancel.race(log).await.ok_or_else(|| cancelled(&self.id))??;
         let (launch, fds) = self.launch(&lower, log, &sandbox, seccomp.as_ref(), &guests);
         let launched = cancel.race(shim.launch(launch, fds)).await.ok_or_else(|| cancelled(&self.id))?;
         mark(&self.id, "start", "launch");

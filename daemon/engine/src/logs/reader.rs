@@ -19,6 +19,8 @@ const CHUNK: usize = 1 << 20;
 const _: () = assert!(CHUNK >= 2 * BLOCK);
 /// A batch ends at so many bytes of output.
 const BATCH: usize = 512 << 10;
+/// How far a file's date may be behind its last line's, in nanoseconds: many ticks of the kernel's coarse clock.
+const BEHIND: i64 = 1_000_000_000;
 
 /// Some output.
 #[derive(Debug, Default)]
@@ -106,8 +108,10 @@ impl Reader {
     }
 
     fn go_to_time(&mut self, since: i64) -> Result<()> {
-        // A file that was written to last before then holds nothing later.
-        while self.files.len() > 1 && self.files.front().is_some_and(|open| open.modified_at < since) {
+        // A file that was written to last before then holds nothing later. Files are dated by a clock that is some
+        // milliseconds behind the one that lines are dated by.
+        let surely = since.saturating_sub(BEHIND);
+        while self.files.len() > 1 && self.files.front().is_some_and(|open| open.modified_at < surely) {
             self.files.pop_front();
         }
         let Some(open) = self.files.front_mut() else { return Ok(()) };

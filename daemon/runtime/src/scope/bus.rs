@@ -24,6 +24,7 @@ const SIGNAL: u8 = 4;
 const FIELD_PATH: u8 = 1;
 const FIELD_INTERFACE: u8 = 2;
 const FIELD_MEMBER: u8 = 3;
+const FIELD_ERROR_NAME: u8 = 4;
 const FIELD_REPLY_SERIAL: u8 = 5;
 const FIELD_DESTINATION: u8 = 6;
 const FIELD_SIGNATURE: u8 = 8;
@@ -40,6 +41,7 @@ pub(super) struct Bus {
 pub(super) struct Message {
     kind: u8,
     member: String,
+    error: String,
     reply_serial: u32,
     body: Vec<u8>,
 }
@@ -130,7 +132,12 @@ impl Message {
         let data = Data::new(self.body, context());
         if self.kind == ERROR {
             let (text, _): (String, usize) = data.deserialize().map_err(garbled)?;
-            return Err(io::Error::other(text));
+            // org.freedesktop.systemd1.Manager's own name for it.
+            let exists = self.error == "org.freedesktop.systemd1.UnitExists";
+            return Err(io::Error::new(
+                if exists { io::ErrorKind::AlreadyExists } else { io::ErrorKind::Other },
+                text,
+            ));
         }
         data.deserialize().map(|(body, _)| body).map_err(garbled)
     }
@@ -175,10 +182,11 @@ fn length(bytes: usize) -> io::Result<[u8; 4]> {
 fn decode(kind: u8, fields: Vec<u8>, body: Vec<u8>) -> io::Result<Message> {
     let data = Data::new(fields, Context::new_dbus(LE, 12));
     let (fields, _): (Vec<(u8, OwnedValue)>, usize) = data.deserialize().map_err(garbled)?;
-    let mut message = Message { kind, member: String::new(), reply_serial: 0, body };
+    let mut message = Message { kind, member: String::new(), error: String::new(), reply_serial: 0, body };
     for (field, value) in fields {
         match field {
             FIELD_MEMBER => message.member = String::try_from(value).map_err(garbled)?,
+            FIELD_ERROR_NAME => message.error = String::try_from(value).map_err(garbled)?,
             FIELD_REPLY_SERIAL => message.reply_serial = u32::try_from(value).map_err(garbled)?,
             _ => {}
         }

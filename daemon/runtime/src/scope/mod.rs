@@ -19,7 +19,6 @@ use std::time::Duration;
 use berth_domain::cgroup::scope_name;
 use berth_domain::{ContainerId, Error, Result};
 use tokio::process::{Child, Command};
-use tokio::sync::Mutex;
 use zvariant::{OwnedObjectPath, Value};
 
 use self::bus::{Bus, Method};
@@ -28,6 +27,8 @@ use self::bus::{Bus, Method};
 const PRIVATE: &str = "/run/systemd/private";
 /// A manager that takes longer has other worries.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between attempts, while a unit of the same name is still there.
+const AGAIN: Duration = Duration::from_millis(50);
 /// The placeholder's group, beside the container's.
 const ASIDE: &str = "hold";
 /// What makes the shim's program a placeholder.
@@ -44,10 +45,7 @@ const START: Method<'_> = Method {
 
 /// Asks systemd for scopes.
 #[derive(Debug, Default)]
-pub(crate) struct Scopes {
-    /// Kept between containers; made anew when systemd has closed it, as it does when it is re-executed.
-    bus: Mutex<Option<Bus>>,
-}
+pub(crate) struct Scopes(());
 
 /// A scope that stays while this does, or longer if the container's processes have moved in.
 #[derive(Debug)]
@@ -94,28 +92,16 @@ impl Scopes {
     }
 
     async fn ask(&self, id: &ContainerId, slice: &str, pid: u32) -> io::Result<()> {
-        let mut kept = self.bus.lock().await;
-        // Taken out, so that one that was given up half-way is not used again.
-        if let Some(mut bus) = kept.take() {
+        // A connection for each: systemd tells every one of them of every unit, and an idle one fills up with that.
+        loop {
+            let mut bus = Bus::connect(Path::new(PRIVATE)).await?;
             match start_unit(&mut bus, id, slice, pid).await {
-                Err(error) if broken(&error) => tracing::debug!(%error, "systemd has closed the connection"),
-                done => {
-                    *kept = Some(bus);
-                    return done;
-                }
+                // The last run's scope is on its way out.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => tokio::time::sleep(AGAIN).await,
+                done => return done,
             }
         }
-        let mut bus = Bus::connect(Path::new(PRIVATE)).await?;
-        let done = start_unit(&mut bus, id, slice, pid).await;
-        *kept = Some(bus);
-        done
     }
-}
-
-/// Whether another connection may do better.
-fn broken(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 async fn start_unit(bus: &mut Bus, id: &ContainerId, slice: &str, pid: u32) -> io::Result<()> {
