@@ -54,11 +54,13 @@ impl Question<'_> {
     }
 }
 
-/// A successful answer, and who gave it after redirects.
+/// An answer, and who gave it after redirects.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) response: Response<Incoming>,
     pub(crate) url: Url,
+    /// Who was asked first.
+    pub(crate) asked: Url,
 }
 
 pub(crate) struct Asker {
@@ -123,10 +125,15 @@ impl Asker {
         &self,
         endpoint: &Endpoint,
         question: &Question<'_>,
-    ) -> Result<(StatusCode, Url, Vec<Challenge>), Failure> {
+    ) -> Result<(Answer, Vec<Challenge>), Failure> {
         let answer = self.reach(endpoint, question, false).await?;
         let offered = challenges(answer.response.headers());
-        Ok((answer.response.status(), answer.url, offered))
+        Ok((answer, offered))
+    }
+
+    /// How far the endpoint's own server is trusted.
+    pub(crate) async fn trusted(&self, endpoint: &Endpoint) -> Trust {
+        endpoint.trust.or_insecure(self.policy.is_insecure_resolved(&endpoint.host).await)
     }
 
     /// Asks once, showing credentials when the registry wants them.
@@ -134,20 +141,20 @@ impl Asker {
         self.reach(endpoint, question, true).await
     }
 
-    /// Asks where an earlier answer said to go on. Credentials go along only if that is the same server.
+    /// Asks where an earlier answer, `from` there, said to go on. Credentials go along only if that is the server that
+    /// was `asked` first: where a redirect led is a stranger, and stays one whatever he answers.
     pub(crate) async fn ask_at(
         &self,
         endpoint: &Endpoint,
         url: &Url,
-        from: &Url,
+        (asked, from): (&Url, &Url),
         question: &Question<'_>,
     ) -> Result<Answer, Failure> {
-        let insecure = self.policy.is_insecure_resolved(&url.host).await;
-        if url.same_origin(from) {
-            let known = from.scheme == url.scheme && from.host == endpoint.host;
-            let trust = if known { endpoint.trust.or_insecure(insecure) } else { Trust::plain(insecure) };
+        if url.same_origin(asked) {
+            let trust = self.trusted(endpoint).await;
             return self.authenticated(url.clone(), &trust, question).await;
         }
+        let insecure = self.policy.is_insecure_resolved(&url.host).await;
         if url.scheme == Scheme::Http && !insecure {
             return Err(Failure::broken(format!(
                 "registry {} sends us on to {} by plain HTTP, which is not listed as insecure: refused",
@@ -238,7 +245,7 @@ impl Asker {
                 return Err(self.refusal(answer, &offered).await);
             }
             // A cached header that no longer works is not yet a refusal, but the next one is.
-            let (header, until) = self.obtain(answer, &url, &offered, question).await?;
+            let (header, until) = self.obtain(answer, (&url, trust), &offered, question).await?;
             self.tokens.put(key.clone(), header.clone(), until);
             authorization = Some(header);
             refused = true;

@@ -198,7 +198,7 @@ impl BlobStream {
 
     /// Checks that the answer is the wanted part of the blob.
     fn accept(&self, answer: Answer, endpoint: usize) -> Result<Body, Failure> {
-        let Answer { response, url } = answer;
+        let Answer { response, url, .. } = answer;
         let size = self.descriptor.size;
         let wrong = |what: String| Failure::broken(format!("registry {} {what}", url.host));
         let skip = match response.status() {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use berth_domain::reference::DEFAULT_REGISTRY;
 use berth_domain::{Error, Result};
 
-use crate::hosts::{self, Listed};
+use crate::hosts::{self, Hosts, Listed};
 use crate::tls::Trust;
 use crate::url::{Host, Scheme, Url};
 
@@ -53,18 +53,22 @@ impl Endpoint {
 
     /// As `hosts.toml` has it, for `registry`.
     fn listed(listed: Listed, registry: &str, upstream: &Self) -> Self {
+        // Whoever is the registry itself may be told what is for it.
+        let mirror = !upstream.is_at(&listed.url);
         let Listed { url, override_path, trust, .. } = listed;
         let prefix = url.path().trim_end_matches('/').to_owned();
-        // Whoever is the registry itself may be told what is for it.
-        let itself = url.host == upstream.host && upstream.scheme.is_none_or(|s| s == url.scheme);
         Self {
             prefix,
             instead: override_path,
-            namespace: (!itself).then(|| registry.to_owned()),
-            mirror: !itself,
+            namespace: (url.host != upstream.host).then(|| registry.to_owned()),
+            mirror,
             trust,
             ..Self::at(url.host, Some(url.scheme))
         }
+    }
+
+    fn is_at(&self, url: &Url) -> bool {
+        url.host == self.host && self.scheme.is_none_or(|s| s == url.scheme)
     }
 
     pub(crate) fn url(&self, scheme: Scheme, path: &str) -> Url {
@@ -105,9 +109,10 @@ impl Endpoints {
 
     /// The mirrors of a registry that are good for this, then itself. Reads small files.
     pub(crate) fn of(&self, registry: &str, need: Need) -> Result<Vec<Endpoint>> {
-        let listed = hosts::find(&self.hosts_dirs, registry)?.unwrap_or_default();
-        let upstream = self.itself(registry, listed.server)?;
-        let hosts = listed.hosts.into_iter().filter(|h| match need {
+        let mut listed = hosts::find(&self.hosts_dirs, registry)?.unwrap_or_default();
+        let upstream = self.itself(registry, &mut listed)?;
+        // What is left of `server` is no registry: the last of the mirrors.
+        let hosts = listed.hosts.into_iter().chain(listed.server).filter(|h| match need {
             Need::Resolve => h.resolve,
             Need::Pull => h.pull,
         });
@@ -121,18 +126,19 @@ impl Endpoints {
 
     /// The registry itself: the only one that credentials are for.
     pub(crate) fn upstream(&self, registry: &str) -> Result<Endpoint> {
-        let listed = hosts::find(&self.hosts_dirs, registry)?.unwrap_or_default();
-        self.itself(registry, listed.server)
+        let mut listed = hosts::find(&self.hosts_dirs, registry)?.unwrap_or_default();
+        self.itself(registry, &mut listed)
     }
 
-    fn itself(&self, registry: &str, server: Option<Listed>) -> Result<Endpoint> {
+    /// Takes the file's `server` if that is the registry.
+    fn itself(&self, registry: &str, listed: &mut Hosts) -> Result<Endpoint> {
         let upstream =
             if registry == DEFAULT_REGISTRY { self.hub.clone() } else { Endpoint::named(registry)? };
-        Ok(match server {
-            // The administrator says what this registry is.
-            Some(server) => {
-                Endpoint { mirror: false, namespace: None, ..Endpoint::listed(server, registry, &upstream) }
-            }
+        // In the registry's own directory the administrator says what it is; in `_default` he cannot mean that one
+        // server is every registry, and is to have the passwords of all.
+        let default = listed.default;
+        Ok(match listed.server.take_if(|server| !default || upstream.is_at(&server.url)) {
+            Some(server) => Endpoint { mirror: false, ..Endpoint::listed(server, registry, &upstream) },
             None => upstream,
         })
     }

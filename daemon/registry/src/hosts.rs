@@ -3,13 +3,14 @@
 //!
 //! ```text
 //! <certs.d>/<host[:port]>/hosts.toml, or <host>_<port>_, or _default for all that have none
-//!   server = "https://registry.example"          the registry itself, asked last
+//!   server = "https://registry.example"          the registry itself, asked last; in _default one more mirror
 //!   [host."https://mirror.example"]              asked first, in the file's order
 //!   capabilities = ["pull", "resolve"]  ca = ...  client = ...  skip_verify = ...  override_path = ...
 //!     [host."https://mirror.example".header]
 //! ```
-//! One thing differs: pushes and logins go to the registry itself, whatever `capabilities` say, for credentials are shown
-//! to nobody else.
+//! Two things differ. Pushes and logins go to the registry itself, whatever `capabilities` say, for credentials are shown
+//! to nobody else. And `_default`'s `server` does not take every registry's place: it would be shown every registry's
+//! passwords.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ const HOSTS_MAX: usize = 64;
 /// What a file says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Hosts {
+    /// It is `_default`'s, which speaks for every registry: its `server` is none of them.
+    pub(crate) default: bool,
     pub(crate) server: Option<Listed>,
     pub(crate) hosts: Vec<Listed>,
 }
@@ -59,7 +62,7 @@ pub(crate) fn find(dirs: &[PathBuf], registry: &str) -> Result<Option<Hosts>> {
     let own = [Some(registry.to_owned()), escaped];
     let own = dirs.iter().flat_map(|dir| own.iter().flatten().map(move |name| dir.join(name)));
     let default = dirs.iter().map(|dir| dir.join("_default"));
-    for directory in own.chain(default) {
+    for (directory, default) in own.map(|dir| (dir, false)).chain(default.map(|dir| (dir, true))) {
         let path = directory.join("hosts.toml");
         let bad = |e: Error| Error::internal(format!("{} cannot be used", path.display())).because(e);
         match std::fs::metadata(&path) {
@@ -71,7 +74,8 @@ pub(crate) fn find(dirs: &[PathBuf], registry: &str) -> Result<Option<Hosts>> {
             Err(e) => return Err(Error::io("reading", &path, e)),
         }
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io("reading", &path, e))?;
-        return parse(&text, &directory).map(Some).map_err(bad);
+        let hosts = parse(&text, &directory).map_err(bad)?;
+        return Ok(Some(Hosts { default, ..hosts }));
     }
     Ok(None)
 }
@@ -101,7 +105,7 @@ fn parse(text: &str, directory: &Path) -> Result<Hosts> {
         Some(Value::String(url)) => Some(server(&url, &table, directory)?),
         Some(_) => return Err(Error::invalid("server: a URL expected")),
     };
-    Ok(Hosts { server: own, hosts })
+    Ok(Hosts { default: false, server: own, hosts })
 }
 
 fn server(name: &str, fields: &Table, directory: &Path) -> Result<Listed> {
@@ -134,6 +138,10 @@ fn server(name: &str, fields: &Table, directory: &Path) -> Result<Listed> {
             }
             "client" => {
                 let pairs = pairs(value).ok_or_else(|| bad("a file, or a list of [certificate, key]"))?;
+                if pairs.len() > 1 {
+                    let what = format!("one certificate with its key, not {}, is", pairs.len());
+                    return Err(bad(&what));
+                }
                 identities
                     .extend(pairs.iter().map(|(cert, key)| (directory.join(cert), directory.join(key))));
             }
@@ -217,7 +225,7 @@ mod tests {
               override_path = true
             [host."http://a.example:5000"]
               skip_verify = true
-              client = [["c.cert", "c.key"], "both.pem"]
+              client = [["c.cert", "c.key"]]
               [host."http://a.example:5000".header]
                 x-one = "1"
                 x-two = ["2", "3"]
@@ -231,13 +239,7 @@ mod tests {
         assert!(z.pull && !z.resolve && z.override_path && !z.trust.insecure);
         assert!(a.pull && a.resolve && a.trust.insecure);
         assert_eq!(a.trust.headers.get_all("x-two").iter().count(), 2);
-        let certs = HostCerts::of(
-            Vec::new(),
-            vec![
-                ("/certs/c.cert".into(), "/certs/c.key".into()),
-                ("/certs/both.pem".into(), "/certs/both.pem".into()),
-            ],
-        );
+        let certs = HostCerts::of(Vec::new(), vec![("/certs/c.cert".into(), "/certs/c.key".into())]);
         assert_eq!(a.trust.certs, Some(certs));
         let server = hosts.server.unwrap();
         assert_eq!(server.trust.certs, Some(HostCerts::of(vec!["/certs/ca.pem".into()], Vec::new())));
@@ -253,6 +255,7 @@ mod tests {
             ("[host.\"x\"]\ncapabilities = [\"fly\"]", "fly"),
             ("[host.\"x\"]\nskip_verify = \"yes\"", "skip_verify"),
             ("[host.\"x\"]\nskip-verify = true", "skip-verify"),
+            ("[host.\"x\"]\nclient = [[\"a\", \"b\"], \"c\"]", "client: one certificate"),
             ("[host.\"x\".header]\n\"a b\" = \"c\"", "a b"),
             ("nonsense", "TOML"),
         ] {
@@ -271,7 +274,10 @@ mod tests {
             std::fs::write(at.join("hosts.toml"), format!("server = \"https://{server}\"")).unwrap();
         };
         let found = |registry: &str| {
-            find(&dirs, registry).unwrap().and_then(|h| h.server).map(|s| s.url.host.to_string())
+            let hosts = find(&dirs, registry).unwrap()?;
+            let server = hosts.server.unwrap().url.host.to_string();
+            assert_eq!(hosts.default, server == "default");
+            Some(server)
         };
         assert_eq!(found("r.example:5000"), None);
         write("one/_default", "default");

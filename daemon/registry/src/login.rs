@@ -38,12 +38,14 @@ async fn attempt(asker: &Asker, endpoint: &Endpoint, auth: &Auth) -> Result<Opti
         auth,
         body: None,
     };
-    let (status, url, offered) =
-        asker.persistently(endpoint, || asker.challenged(endpoint, &question)).await?;
+    let (answer, offered) = asker.persistently(endpoint, || asker.challenged(endpoint, &question)).await?;
     let bearer = offered.iter().find(|c| matches!(c, Challenge::Bearer { .. }));
-    if let (StatusCode::UNAUTHORIZED, Some(Challenge::Bearer { realm, service, .. })) = (status, bearer) {
-        let grant = asker.grant(&url, realm, service.as_deref(), "", auth, true).await?;
-        grant.header(&url.host.to_string())?;
+    // Where a redirect led, nobody chooses who is shown the password.
+    let wants = answer.response.status() == StatusCode::UNAUTHORIZED && answer.url.same_origin(&answer.asked);
+    if let (true, Some(Challenge::Bearer { realm, service, .. })) = (wants, bearer) {
+        let registry = (&answer.asked, &asker.trusted(endpoint).await);
+        let grant = asker.grant(registry, realm, service.as_deref(), "", auth, true).await?;
+        grant.header(&endpoint.host.to_string())?;
         return Ok(grant.refresh_token.filter(|t| !t.is_empty()));
     }
     asker.ask(endpoint, &question).await?;

@@ -80,6 +80,11 @@ impl Trust {
         Self { insecure, ..Self::default() }
     }
 
+    /// The same for what the administrator's headers are not meant for.
+    pub(crate) fn without_headers(&self) -> Self {
+        Self { headers: HeaderMap::new(), ..self.clone() }
+    }
+
     /// The same, insecure if it is so on any account.
     pub(crate) fn or_insecure(&self, insecure: bool) -> Self {
         Self { insecure: self.insecure || insecure, ..self.clone() }

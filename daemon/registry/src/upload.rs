@@ -177,11 +177,12 @@ struct Session<'a> {
     auth: &'a Auth,
 }
 
-/// Where an upload goes on, and who said so.
+/// Where an upload goes on, who said so, and who had been asked: the only one that is shown credentials.
 #[derive(Clone)]
 struct Place {
     url: Url,
     from: Url,
+    asked: Url,
 }
 
 enum Started {
@@ -239,9 +240,9 @@ impl Session<'_> {
         if answer.response.status() == StatusCode::CREATED {
             return Ok(Started::Mounted);
         }
-        let from = answer.url.clone();
+        let (from, asked) = (answer.url.clone(), answer.asked.clone());
         match next(&answer)? {
-            Some(url) => Ok(Started::At(Place { url, from })),
+            Some(url) => Ok(Started::At(Place { url, from, asked })),
             None => {
                 Err(Failure::broken(format!("registry {} does not say where to upload to", answer.url.host)))
             }
@@ -293,7 +294,7 @@ impl Session<'_> {
         if offset < size {
             let mut question = self.question(Method::PATCH, String::new());
             question.body = Some(rest);
-            let answer = self.asker.ask_at(self.endpoint, &place.url, &place.from, &question).await?;
+            let answer = self.ask_at(&place, &place.url, &question).await?;
             if reached(answer.response.headers()).is_some_and(|end| end != size) {
                 return Err(Failure::transient(
                     Kind::Unavailable,
@@ -312,20 +313,24 @@ impl Session<'_> {
         let url = place.url.clone().with_query(&[("digest", digest)]);
         let mut question = self.question(Method::PUT, String::new());
         question.body = body;
-        self.asker.ask_at(self.endpoint, &url, &place.from, &question).await.map(drop)
+        self.ask_at(place, &url, &question).await.map(drop)
+    }
+
+    async fn ask_at(&self, place: &Place, url: &Url, question: &Question<'_>) -> Result<Answer, Failure> {
+        self.asker.ask_at(self.endpoint, url, (&place.asked, &place.from), question).await
     }
 
     /// How far the registry got; `None` when it does not tell.
     async fn progress(&self, place: &Place) -> Result<Option<(Place, u64)>, Failure> {
         let question = self.question(Method::GET, String::new());
-        let ask = || self.asker.ask_at(self.endpoint, &place.url, &place.from, &question);
+        let ask = || self.ask_at(place, &place.url, &question);
         let answer = self.asker.persistently(self.endpoint, ask).await?;
         let Some(end) = reached(answer.response.headers()) else { return Ok(None) };
         if end > self.upload.descriptor.size {
             return Ok(None);
         }
         let url = next(&answer)?.unwrap_or_else(|| place.url.clone());
-        Ok(Some((Place { url, from: place.from.clone() }, end)))
+        Ok(Some((Place { url, ..place.clone() }, end)))
     }
 }
 

@@ -32,7 +32,7 @@ impl Asker {
                 .map_err(|failure| if url == *start { failure } else { failure.elsewhere() })?;
             tracing::debug!(method = %question.method, registry = %url.host, status = response.status().as_u16(), "asked");
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok(Answer { response, url });
+                return Ok(Answer { response, url, asked: start.clone() });
             }
             let location = response.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
             let Some(next) = location.and_then(|l| url.join(l)) else {

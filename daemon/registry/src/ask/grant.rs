@@ -25,7 +25,7 @@ impl Asker {
     pub(super) async fn obtain(
         &self,
         answer: Answer,
-        url: &Url,
+        (url, trust): (&Url, &Trust),
         offered: &[Challenge],
         question: &Question<'_>,
     ) -> Result<(HeaderValue, Option<Instant>), Failure> {
@@ -44,7 +44,7 @@ impl Asker {
                 }
                 _ => question.scope.clone(),
             };
-            let grant = self.grant(url, realm, service.as_deref(), &scope, auth, false).await?;
+            let grant = self.grant((url, trust), realm, service.as_deref(), &scope, auth, false).await?;
             return grant.header(&url.host.to_string());
         }
         if offered.contains(&Challenge::Basic) {
@@ -60,10 +60,10 @@ impl Asker {
     }
 
     /// Asks a realm for a token (`GET`, with the name and password if there are any), or exchanges an
-    /// identity token (`POST`, OAuth2).
+    /// identity token (`POST`, OAuth2). A realm at the registry's own origin is trusted as the registry is.
     pub(crate) async fn grant(
         &self,
-        registry: &Url,
+        (registry, trust): (&Url, &Trust),
         realm: &str,
         service: Option<&str>,
         scope: &str,
@@ -71,7 +71,11 @@ impl Asker {
         offline: bool,
     ) -> Result<Grant, Failure> {
         let realm = self.realm(registry, realm).await?;
-        let insecure = self.policy.is_insecure(&realm.host);
+        let trust = if realm.same_origin(registry) {
+            trust.without_headers()
+        } else {
+            Trust::plain(self.policy.is_insecure(&realm.host))
+        };
         let host = realm.host.to_string();
         let answer = if auth.identity_token.is_empty() {
             let mut query: Vec<(&str, &str)> = service.map(|s| ("service", s)).into_iter().collect();
@@ -94,7 +98,7 @@ impl Asker {
                 auth,
                 body: None,
             };
-            self.follow(&realm, &Trust::plain(insecure), &question, authorization.as_ref())
+            self.follow(&realm, &trust, &question, authorization.as_ref())
                 .await
                 .map_err(Failure::elsewhere)?
         } else {
@@ -115,12 +119,9 @@ impl Asker {
             let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
             request.headers_mut().insert(header::CONTENT_TYPE, form_type);
             request.headers_mut().insert(header::USER_AGENT, self.user_agent.clone());
-            let response = self
-                .transport
-                .send(&realm, &Trust::plain(insecure), request, None)
-                .await
-                .map_err(Failure::elsewhere)?;
-            Answer { response, url: realm }
+            let response =
+                self.transport.send(&realm, &trust, request, None).await.map_err(Failure::elsewhere)?;
+            Answer { response, url: realm.clone(), asked: realm }
         };
         if !answer.response.status().is_success() {
             let failure = self.failure(answer).await;

@@ -166,6 +166,19 @@ async fn an_evil_realm_gets_nothing() {
 }
 
 #[tokio::test]
+async fn a_login_does_not_follow_a_redirect_to_a_realm_elsewhere() {
+    let thief = Server::http(|seen| match seen.path.split('?').next().unwrap() {
+        "/token" => reply(200, r#"{"token":"t"}"#),
+        _ => bearer_registry(seen, "t"),
+    })
+    .await;
+    let there = format!("http://{}/v2/", thief.addr);
+    let server = Server::http(move |_| with(reply(307, ""), "location", &there)).await;
+    client().login(&server.addr.to_string(), &user()).await.unwrap_err();
+    assert!(thief.seen().iter().all(|s| s.authorization().is_none() && !s.path.starts_with("/token")));
+}
+
+#[tokio::test]
 async fn a_redirect_to_another_host_loses_authorization() {
     let content = b"bytes of a blob";
     let cdn = Server::http(move |_| reply(200, &content[..])).await;

@@ -5,7 +5,7 @@ use berth_domain::Meaning;
 use berth_registry::{Auth, Client};
 use tempfile::TempDir;
 
-use crate::support::{Server, config, manifest, reply, with};
+use crate::support::{Seen, Server, config, digest, manifest, reply, with};
 use crate::tls::Authority;
 
 /// A client with this `hosts.toml` for the server's registry.
@@ -69,8 +69,78 @@ async fn the_server_is_the_registry_and_gets_its_credentials() {
     let (_dir, client) = client("registry.test", &text);
     let reference = "registry.test/a:1".parse().unwrap();
     client.resolve(&reference, &Auth::basic("me", "secret")).await.unwrap();
-    assert_eq!(elsewhere.paths(), ["/v2/a/manifests/1", "/v2/a/manifests/1"]);
+    // It may be that of other registries as well.
+    assert_eq!(elsewhere.paths(), ["/v2/a/manifests/1?ns=registry.test"; 2]);
     client.login("registry.test", &Auth::basic("me", "wrong")).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn the_defaults_server_is_a_mirror_of_all_and_sees_no_password() {
+    let wanting = |seen: &Seen| match seen.authorization() {
+        None => with(reply(401, ""), "www-authenticate", "Basic realm=x"),
+        Some(_) => manifest(),
+    };
+    let default = Server::http(wanting).await;
+    let registries = [Server::http(wanting).await, Server::http(wanting).await];
+    let (_dir, client) = client("_default", &format!("server = \"http://{}\"", default.addr));
+    let me = Auth::basic("me", "secret");
+    for registry in &registries {
+        client.resolve(&registry.reference("a/b:1"), &me).await.unwrap();
+        client.login(&registry.addr.to_string(), &me).await.unwrap();
+        assert!(client.has_manifest(&registry.reference("a/b"), &digest(b"x"), &me).await.unwrap());
+        assert!(registry.seen().iter().any(|s| s.authorization().is_some()));
+    }
+    let asked = registries.each_ref().map(|r| format!("/v2/a/b/manifests/1?ns={}", r.addr));
+    assert_eq!(
+        default.paths(),
+        asked,
+        "each registry's repository is its own there, and nothing else is asked"
+    );
+    assert!(default.seen().iter().all(|s| s.authorization().is_none()));
+    // For itself it is what it is.
+    client.resolve(&default.reference("a:1"), &me).await.unwrap();
+    assert_eq!(default.paths()[2..], ["/v2/a/manifests/1", "/v2/a/manifests/1"]);
+}
+
+#[tokio::test]
+async fn a_token_server_beside_the_registry_is_trusted_as_it_is() {
+    let ca = Authority::new();
+    let server = Server::https(ca.server(true), |seen| match seen.path.split('?').next().unwrap() {
+        "/token" => reply(200, r#"{"token":"t"}"#),
+        _ if seen.authorization() == Some("Bearer t") => manifest(),
+        _ => {
+            let challenge = format!("Bearer realm=\"https://{}/token\"", seen.header("host").unwrap());
+            with(reply(401, ""), "www-authenticate", &challenge)
+        }
+    })
+    .await;
+    let (cert, key) = ca.leaf("client");
+    for trust in ["ca = \"../ca.pem\"", "skip_verify = true"] {
+        let text = format!(
+            "server = \"https://{}\"\nclient = [[\"../cert.pem\", \"../key.pem\"]]\n{trust}\n[header]\nx-key = \"k\"\n",
+            server.addr
+        );
+        let (dir, _) = client("registry.test", &text);
+        for (name, pem) in
+            [("ca.pem", ca.pem.clone()), ("cert.pem", cert.pem()), ("key.pem", key.serialize_pem())]
+        {
+            std::fs::write(dir.path().join(name), pem).unwrap();
+        }
+        let mut config = config();
+        config.certs_dirs = vec![dir.path().to_owned()];
+        config.loopback_is_insecure = false;
+        let client = Client::new(config).unwrap();
+        let me = Auth::basic("me", "secret");
+        client.login("registry.test", &me).await.unwrap();
+        client.resolve(&"registry.test/a:1".parse().unwrap(), &me).await.unwrap();
+        let exchanged = Auth { identity_token: "refresh".into(), ..Auth::default() };
+        client.resolve(&"registry.test/a:1".parse().unwrap(), &exchanged).await.unwrap();
+    }
+    let (tokens, registry): (Vec<_>, Vec<_>) =
+        server.seen().into_iter().partition(|s| s.path.starts_with("/token"));
+    assert_eq!(tokens.len(), 6);
+    assert!(tokens.iter().all(|s| s.header("x-key").is_none()));
+    assert!(registry.iter().all(|s| s.header("x-key") == Some("k")));
 }
 
 #[tokio::test]

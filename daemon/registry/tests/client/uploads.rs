@@ -139,6 +139,32 @@ async fn a_session_elsewhere_gets_no_credentials() {
 }
 
 #[tokio::test]
+async fn a_redirects_target_is_not_logged_in_to_whatever_it_says() {
+    // It would like the password for the session that it began.
+    let other = Server::http(|seen| match (&seen.method, seen.authorization()) {
+        (&Method::POST, _) => accepted("/v2/a/blobs/uploads/1"),
+        (_, None) => with(reply(401, ""), "www-authenticate", "Basic realm=\"r\""),
+        _ => reply(201, ""),
+    })
+    .await;
+    let there = format!("http://{}/v2/a/blobs/uploads/", other.addr);
+    let server = Server::http(move |seen| match (seen.authorization(), &seen.method) {
+        (None, _) => with(reply(401, ""), "www-authenticate", "Basic realm=\"r\""),
+        (_, &Method::POST) => with(reply(307, ""), "location", &there),
+        _ => reply(404, ""),
+    })
+    .await;
+    for bytes in [&b"x"[..], &[7; 5_000_000]] {
+        let descriptor = blob(bytes);
+        let upload = upload(&descriptor, bytes, None);
+        client().upload(&server.reference("a"), upload, &Auth::basic("u", "p")).await.unwrap_err();
+    }
+    assert!(other.seen().iter().any(|s| s.method == Method::PUT), "{:?}", methods(&other));
+    assert!(other.seen().iter().any(|s| s.method == Method::PATCH), "{:?}", methods(&other));
+    assert!(other.seen().iter().all(|s| s.authorization().is_none()));
+}
+
+#[tokio::test]
 async fn content_that_is_nowhere_is_not_found() {
     let server = Server::http(|seen| match seen.method {
         Method::POST => accepted("/up"),
