@@ -429,6 +429,27 @@ mod tests {
     }
 
     #[test]
+    fn what_an_archive_cannot_say_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        std::fs::hard_link(dir.path().join("socket"), dir.path().join("again")).unwrap();
+        std::fs::create_dir_all(dir.path().join(".wh.etc/sub")).unwrap();
+        std::fs::write(dir.path().join("kept"), "").unwrap();
+        let names = |of| {
+            let bytes = archive(dir.path(), b"", of);
+            let mut archive = Reader::new(&bytes[..]);
+            let mut names = Vec::new();
+            while let Some(entry) = archive.next_entry().unwrap() {
+                names.push(String::from_utf8(entry.path).unwrap());
+            }
+            names.sort();
+            names
+        };
+        assert_eq!(names(Of::Upper), ["kept"], "a layer would take the directory for the end of /etc");
+        assert_eq!(names(Of::Files), [".wh.etc/", ".wh.etc/sub/", "kept"]);
+    }
+
+    #[test]
     fn an_upper_directory_becomes_a_layer() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
