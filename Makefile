@@ -12,7 +12,7 @@ CARGO := ./tests/with-toolchain cargo
 # The shim is static and at a fixed address: it starts in half the time and shares nearly all of its memory.
 SHIM := $(TARGET)/$(TRIPLE)/shim/berth-shim
 
-.PHONY: all build release shim setup demo test unit blackbox check fmt clippy deny bench trace soak test-reference test-v2 test-vm fixtures install clean
+.PHONY: all build release shim setup demo test unit blackbox check fmt clippy deny bench trace soak test-reference interop test-v2 test-vm fixtures install clean
 
 all: release shim
 
@@ -65,6 +65,10 @@ deny: setup
 # The same black-box tests against the reference engine (PEERS starts it beside the host's system).
 test-reference: build fixtures
 	@./tests/reference $(TARGET)/debug $(CARGO) test --locked -p berth-tests --test blackbox -- --test-threads=1 $(FILTER)
+
+# Images between Berth, Docker, Podman, skopeo and crane, which PEERS brings.
+interop: build shim fixtures
+	@./tests/interop $(TARGET)/debug $(SHIM)
 
 # The black-box tests on the unified cgroup hierarchy and Debian's kernel, in a virtual machine; FILTER picks some.
 test-vm: build shim fixtures

@@ -75,7 +75,7 @@ operations! {
     /// Configs of a swarm.
     Config: ConfigList ConfigCreate ConfigInspect ConfigDelete ConfigUpdate;
     /// Routed by the reference but not in its API description.
-    Unlisted: Grpc BuildCancel CheckpointList CheckpointCreate CheckpointDelete DebugVars DebugPprof;
+    Unlisted: Grpc BuildCancel CheckpointList CheckpointCreate CheckpointDelete DebugVars DebugPprof BerthSystemCheck;
 }
 
 impl fmt::Display for Operation {

@@ -91,6 +91,8 @@ pub const ROUTES: &[Route] = &[
     head("/_ping", Operation::SystemPingHead),
     get("/events", Operation::SystemEvents),
     get("/system/df", Operation::SystemDataUsage).since(25),
+    // Berth's own, under a prefix that the reference does not have.
+    post("/berth/system/check", Operation::BerthSystemCheck),
     // Containers
     get("/containers/json", Operation::ContainerList),
     post("/containers/create", Operation::ContainerCreate),

@@ -16,7 +16,12 @@ fn shape(template: &str) -> String {
 fn every_endpoint_has_its_route() {
     let listed: BTreeSet<String> = include_str!("endpoints.txt").lines().map(str::to_owned).collect();
     let routed: BTreeSet<String> =
-        berth_api::ROUTES.iter().map(|r| format!("{} {}", r.method.as_str(), shape(r.template))).collect();
+        // Those of our own have a prefix that no description has.
+        berth_api::ROUTES
+            .iter()
+            .filter(|r| !r.template.starts_with("/berth/"))
+            .map(|r| format!("{} {}", r.method.as_str(), shape(r.template)))
+            .collect();
     let missing: Vec<_> = listed.difference(&routed).collect();
     assert!(missing.is_empty(), "no route for {missing:#?}");
     let unknown: Vec<_> = routed.difference(&listed).collect();

@@ -66,6 +66,7 @@ const VERBS: &[Verb] = verbs![
     "info" info "Display system-wide information"
     "attach" attach "Attach local standard input, output, and error streams to a running container"
     "create" create "Create a new container"
+    "import" import "Import the contents from a tarball to create a filesystem image"
     "inspect" inspect "Return low-level information on containers and images"
     "kill" kill "Kill one or more running containers"
     "load" load "Load an image from a tar archive or STDIN"
@@ -77,6 +78,7 @@ const VERBS: &[Verb] = verbs![
     "start" start "Start one or more stopped containers"
     "stop" stop "Stop one or more running containers"
     "tag" tag "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE"
+    "check" check "Verify stored images, and mend what is damaged (berth system check)"
     "wait" wait "Block until one or more containers stop, then print their exit codes"
 ];
 
@@ -90,6 +92,7 @@ fn long_form(noun: &str, verb: &str) -> Option<&'static [&'static str]> {
         ("image", "rm" | "remove") => &["rmi"],
         ("image", "inspect") => &["inspect", "--type=image"],
         ("system", "info") => &["info"],
+        ("system", "check") => &["check"],
         ("container", verb) => {
             const SAME: &[&[&str]] = &[
                 &["run"],
@@ -108,7 +111,7 @@ fn long_form(noun: &str, verb: &str) -> Option<&'static [&'static str]> {
             return SAME.iter().copied().find(|words| words[0] == verb);
         }
         ("image", verb) => {
-            const SAME: &[&[&str]] = &[&["pull"], &["load"], &["tag"]];
+            const SAME: &[&[&str]] = &[&["pull"], &["import"], &["load"], &["tag"]];
             return SAME.iter().copied().find(|words| words[0] == verb);
         }
         _ => return None,

@@ -32,7 +32,7 @@ pub(crate) struct Args {
 
 /// A file or pipe as a request's body. It is read on the only thread: while it blocks, there is nothing
 /// else to do.
-struct Archive<R>(R);
+pub(super) struct Archive<R>(pub(super) R);
 
 impl<R: Read + Unpin> hyper::body::Body for Archive<R> {
     type Data = Bytes;

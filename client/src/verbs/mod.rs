@@ -2,9 +2,11 @@
 //! One file a verb: its flags, and what it asks of the daemon.
 
 pub(crate) mod attach;
+pub(crate) mod check;
 pub(crate) mod create;
 pub(crate) mod exec;
 pub(crate) mod images;
+pub(crate) mod import;
 pub(crate) mod info;
 pub(crate) mod inspect;
 pub(crate) mod kill;

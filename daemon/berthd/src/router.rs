@@ -16,7 +16,7 @@ use tracing::Instrument as _;
 
 use crate::api::{
     attach, build, commit, containers, containers_files, distribution, exec, images, networks, plugins,
-    registry, search, swarm, system, volumes,
+    registry, search, swarm, system, system_check, volumes,
 };
 use crate::app::App;
 use crate::http::{Answer, Call, RequestBody, Response, empty, error};
@@ -139,6 +139,7 @@ fn handler(operation: Operation) -> Option<Handler> {
         Operation::SystemPing | Operation::SystemPingHead => to!(system::system_ping),
         Operation::SystemEvents => to!(system::system_events),
         Operation::SystemDataUsage => to!(system::system_data_usage),
+        Operation::BerthSystemCheck => to!(system_check::berth_system_check),
 
         Operation::ContainerList => to!(containers::container_list),
         Operation::ContainerCreate => to!(containers::container_create),

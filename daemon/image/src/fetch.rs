@@ -333,6 +333,13 @@ impl Disk<'_> {
             Err(error) if known > 0 && error.meaning() == Meaning::InvalidInput => {
                 return Err(stale("damaged"));
             }
+            Err(error) if error.meaning() == Meaning::InvalidInput => {
+                // Whatever this is, it must not be resumed.
+                return Err(match stale("damaged") {
+                    Failure::Final(left) => Failure::Final(left),
+                    Failure::Stale => Failure::Final(error),
+                });
+            }
             Err(error) => {
                 if check_space(&file, self.limits).is_err() {
                     // A download to be resumed some day must not keep a full disk full.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `docker import`: a root filesystem's tar becomes an image of one layer.
 //!
-//! The archive is unpacked while it arrives, and kept as the layer's blob byte for byte, packed as it came.
+//! The archive is unpacked while it arrives, and kept as the layer's blob byte for byte, packed as it came if layers
+//! may be packed so.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead as _, Read, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::layer::{self, Extraction, Staged, to_error};
 use crate::layout::io_error;
 use crate::pins::Held;
 use crate::publish::{NewImage, NewName};
-use crate::{Images, Inner, changes};
+use crate::{Images, Inner, changes, packed};
 
 /// What an import makes.
 #[derive(Debug, Clone, Default)]
@@ -113,8 +114,18 @@ impl Import<'_> {
             .mode(0o600)
             .open(blob)
             .map_err(|e| io_error("making", blob, e))?;
+        let fail = |e| to_error("reading the archive", e);
         let mut archive = io::BufReader::with_capacity(arriving::CHUNK, archive);
-        let packing = layer::sniff(&mut archive).map_err(|e| to_error("reading the archive", e))?;
+        let start = archive.fill_buf().map_err(fail)?;
+        let (packing, archive): (_, Box<dyn Read>) = match packed::Format::of(start) {
+            packed::Format::Plain => (Packing::Plain, Box::new(archive)),
+            packed::Format::Gzip => (Packing::Gzip, Box::new(archive)),
+            packed::Format::Zstd => (Packing::Zstd, Box::new(archive)),
+            // No layer is packed so: it is kept plain.
+            packed::Format::Bzip2 | packed::Format::Xz => {
+                (Packing::Plain, Box::new(packed::open(archive).map_err(fail)?.1))
+            }
+        };
         let taken = AtomicU64::new(0);
         let extraction = Extraction {
             layout: &self.inner.layout,
@@ -178,3 +189,6 @@ impl<R: Read> Read for Kept<R> {
         Ok(n)
     }
 }
+
+#[cfg(test)]
+mod tests;

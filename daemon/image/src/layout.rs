@@ -12,7 +12,8 @@
 //!     <hex>.partial           a layer's blob, as far as it came
 //!     layer-*, load-*, trash-*
 //!   images.sled/              the index, rebuilt from the files when lost
-//!   index.json                names and images
+//!   index.json                names and images; with blobs/ and oci-layout an OCI image layout for others to read
+//!   oci-layout
 //! ```
 //! The order is always: data, `syncfs`, rename, sync of the directory, record, answer.
 
@@ -24,6 +25,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use berth_domain::{Digest, Error, Result};
 use rustix::fs::{FlockOperation, flock};
+
+/// What makes a directory an OCI image layout (image-spec, image-layout.md).
+const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// The paths of one data root.
 #[derive(Debug)]
@@ -41,6 +45,10 @@ impl Layout {
         make_dir(&layout.blobs(), 0o700)?;
         make_dir(&layout.layers(), 0o710)?;
         make_dir(&layout.staging(), 0o700)?;
+        let marker = root.join("oci-layout");
+        if fs::read(&marker).ok().as_deref() != Some(OCI_LAYOUT) {
+            write_atomically(&marker, OCI_LAYOUT)?;
+        }
         sync_dir(root)?;
         Ok(layout)
     }

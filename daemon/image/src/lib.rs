@@ -15,7 +15,9 @@
 mod arriving;
 mod catalog;
 pub mod changes;
+mod check;
 mod commit;
+mod compare;
 mod document;
 mod fetch;
 mod gc;
@@ -43,6 +45,7 @@ mod unpack;
 mod fixture;
 
 pub use berth_registry::Auth;
+pub use check::{CheckReport, CheckRequest, Damage, RunningOn};
 pub use commit::{CommitRequest, Committed};
 pub use import::ImportRequest;
 pub use push::PushRequest;

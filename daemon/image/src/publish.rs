@@ -68,17 +68,7 @@ impl Inner {
         reached("image.config-written");
         catalog::write_blob(&self.layout, &new.manifest_bytes)?;
         reached("image.manifest-written");
-        if let Some(extra) = parents::prepare(&self.layout, &new.config.id, &new.config.diff_ids)? {
-            let to = self.layout.parents(&new.config.id);
-            if to.exists() {
-                self.layout.discard(&extra)?;
-            } else {
-                self.layout.sync_all()?;
-                rename(&extra, &to)?;
-                reached("image.parents-renamed");
-                sync_dir(&self.layout.layers())?;
-            }
-        }
+        own_directories(&self.layout, &new.config)?;
         let mut image = catalog::assemble(&self.layout, new.config, new.descriptor, &new.manifest)?;
         image.parent = parent;
         self.record(&writer, Some(image), None, names)
@@ -160,6 +150,19 @@ pub(crate) fn place(layout: &Layout, staged: &[Arc<Staged>]) -> Result<()> {
         }
     }
     sync_dir(&layout.blobs())?;
+    sync_dir(&layout.layers())
+}
+
+/// Puts in place what this image needs on top of its layers, if anything.
+pub(crate) fn own_directories(layout: &Layout, config: &Config) -> Result<()> {
+    let Some(extra) = parents::prepare(layout, &config.id, &config.diff_ids)? else { return Ok(()) };
+    let to = layout.parents(&config.id);
+    if to.exists() {
+        return layout.discard(&extra);
+    }
+    layout.sync_all()?;
+    rename(&extra, &to)?;
+    reached("image.parents-renamed");
     sync_dir(&layout.layers())
 }
 

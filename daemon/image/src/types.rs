@@ -91,6 +91,8 @@ pub struct Image {
     pub layer_blobs: Vec<Descriptor>,
     /// The image it was built from here; never set for a pulled one.
     pub parent: Option<ImageId>,
+    /// It has a directory of its own on top of its layers, for what no layer shows right.
+    pub own_directories: bool,
     /// `comment` of the config's last history entry.
     pub comment: String,
     /// `author` of the config.

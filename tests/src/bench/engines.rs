@@ -255,10 +255,23 @@ fn podman_command(podman: &[String], netns: &NetNs) -> Command {
 
 /// The fixture registry in a network namespace.
 fn registry(netns: &NetNs, dir: &Path, name: &str, cache: &Path) -> Child {
+    registry_on(netns, dir, name, &cache.join("registry"), 5000, true)
+}
+
+/// A registry on any folder.
+pub(super) fn registry_on(
+    netns: &NetNs,
+    dir: &Path,
+    name: &str,
+    store: &Path,
+    port: u16,
+    readonly: bool,
+) -> Child {
+    let cache = fixtures::ensure();
     let config = dir.join(format!("registry-{name}.yml"));
     let text = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}/registry}}, maintenance: {{readonly: {{enabled: true}}}}}}\nhttp: {{addr: \"127.0.0.1:5000\"}}\n",
-        cache.display()
+        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, maintenance: {{readonly: {{enabled: {readonly}}}}}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n",
+        store.display()
     );
     std::fs::write(&config, text).expect("writing the registry's configuration");
     let mut command = Command::new(cache.join("bin/docker-registry"));
@@ -267,7 +280,7 @@ fn registry(netns: &NetNs, dir: &Path, name: &str, cache: &Path) -> Child {
     netns.place(&mut command);
     let child = command.spawn().expect("starting docker-registry");
     netns.run(|| {
-        until("the registry listens", || std::net::TcpStream::connect("127.0.0.1:5000").ok());
+        until("the registry listens", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
     });
     child
 }

@@ -31,6 +31,7 @@ mod client;
 mod disk;
 mod engines;
 mod files;
+mod images;
 mod logs;
 mod many;
 mod network;
@@ -52,10 +53,18 @@ pub use row::{Aim, Better, Each, Figure, Row, Seats, Work, ms};
 /// All rows, in the order of the report.
 #[must_use]
 pub fn rows() -> Vec<Row> {
-    [start::rows(), many::rows(), output::rows(), logs::rows(), network::rows(), files::rows()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        start::rows(),
+        many::rows(),
+        images::rows(),
+        output::rows(),
+        logs::rows(),
+        network::rows(),
+        files::rows(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Runs what `filter` picks, prints the table, writes JSON and plots into `out`.

@@ -13,6 +13,9 @@
 
 mod child;
 mod link;
+mod pull;
+
+pub use pull::serve_pulls;
 
 use std::fs;
 use std::io::{self, BufRead, Write};

@@ -47,8 +47,9 @@ pub struct Bed {
     daemon: Option<Child>,
     socket: PathBuf,
     cgroup_parent: String,
-    finished: bool,
+    /// At which named step the next daemon dies (`BERTH_DIE_AT`).
     die_at: Option<String>,
+    finished: bool,
 }
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -111,8 +112,8 @@ impl Bed {
             registry: None,
             daemon: None,
             cgroup_parent: cgroup_parent(number),
-            finished: false,
             die_at: None,
+            finished: false,
         };
         if bed.is_ours() {
             if bed.options.registry {

@@ -8,20 +8,24 @@
 
 mod bed;
 mod cli;
+mod fault;
 mod http;
 pub(crate) mod leaks;
 mod netns;
 mod pty;
 mod registry;
+mod volume;
 mod wait;
 mod world;
 
 pub use bed::{Bed, Options};
 pub(crate) use cli::build_dir;
 pub use cli::{Cli, Output};
+pub use fault::{Fault, Line};
 pub use http::Response;
 pub use netns::NetNs;
 pub use pty::Pty;
 pub use registry::Registry;
+pub use volume::Volume;
 pub use wait::{DEADLINE, until};
 pub use world::{Capture, HOST, OUTSIDER, World, is_dns_question};

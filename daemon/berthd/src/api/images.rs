@@ -179,7 +179,7 @@ pub(crate) async fn image_create(app: Arc<App>, call: Call) -> Answer {
         app.engine.publish(EventKind::Image, "pull", &shown, attributes);
         Ok(())
     };
-    progress::stream(work).await
+    progress::stream_while_heard(work).await
 }
 
 /// `GET /images/{name}/json`

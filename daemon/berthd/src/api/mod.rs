@@ -16,4 +16,5 @@ pub(crate) mod registry;
 pub(crate) mod search;
 pub(crate) mod swarm;
 pub(crate) mod system;
+pub(crate) mod system_check;
 pub(crate) mod volumes;

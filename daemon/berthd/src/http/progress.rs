@@ -27,6 +27,32 @@ where
     W: FnOnce(Sink) -> F,
     F: Future<Output = Result<()>> + Send + 'static,
 {
+    run(work, Unheard::GoesOn).await
+}
+
+/// The same of work that may be dropped at any moment, and is when its client hangs up: also when it has nothing to tell,
+/// as while a registry stalls.
+pub(crate) async fn stream_while_heard<F, W>(work: W) -> Answer
+where
+    W: FnOnce(Sink) -> F,
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    run(work, Unheard::IsDropped).await
+}
+
+/// What becomes of work whose client has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unheard {
+    /// It hears of it from its sink.
+    GoesOn,
+    IsDropped,
+}
+
+async fn run<F, W>(work: W, unheard: Unheard) -> Answer
+where
+    W: FnOnce(Sink) -> F,
+    F: Future<Output = Result<()>> + Send + 'static,
+{
     let (lines, told) = mpsc::unbounded_channel::<Progress>();
     let waiting = Arc::new(AtomicUsize::new(0));
     let sink: Sink = {
@@ -42,10 +68,10 @@ where
     };
     let work = tokio::spawn(work(sink).in_current_span());
 
-    let mut told = Told { lines: told, work: Some(work), outcome: Ok(()) };
+    let mut told = Told { lines: told, work: Some(work), outcome: Ok(()), unheard };
     // The first line, or the failure that came before it, decides the status.
     let Some(first) = told.next().await else {
-        told.outcome?;
+        std::mem::replace(&mut told.outcome, Ok(()))?;
         return Ok(respond(Body::Empty));
     };
 
@@ -58,9 +84,12 @@ where
                 // Nobody listens: closing the channel tells the work, which goes on or gives up as it sees fit.
                 return;
             }
-            next = told.next().await;
+            next = tokio::select! {
+                next = told.next() => next,
+                () = sender.closed() => return,
+            };
         }
-        if let Err(error) = told.outcome {
+        if let Err(error) = &told.outcome {
             let message = error.chain();
             tracing::debug!(error = %message, "failed after the stream began");
             let last = Bytes::from(ProgressLine::failed(&message).to_line());
@@ -79,6 +108,15 @@ struct Told {
     lines: mpsc::UnboundedReceiver<Progress>,
     work: Option<JoinHandle<Result<()>>>,
     outcome: Result<()>,
+    unheard: Unheard,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if let (Unheard::IsDropped, Some(work)) = (self.unheard, &self.work) {
+            work.abort();
+        }
+    }
 }
 
 impl Told {

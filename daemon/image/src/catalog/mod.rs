@@ -11,7 +11,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use record::{ImageRecord, NameRecord, Records};
+pub(crate) use record::{DescriptorRecord, ImageRecord, NameRecord, Records};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -102,6 +102,7 @@ impl State {
             manifest: (&image.manifest).into(),
             last_tagged_at: known.map_or_else(String::new, |known| known.last_tagged_at.clone()),
             parent: image.parent.as_ref().map(Digest::to_string),
+            parents: image.own_directories,
             retired: false,
         };
         self.records.images.insert(image.id.to_string(), record);
@@ -130,6 +131,15 @@ impl State {
     /// Names of the image as references, sorted.
     pub(crate) fn references(&self, id: &ImageId) -> Vec<Reference> {
         self.records.names_of(id).filter_map(|(name, _)| name.parse().ok()).collect()
+    }
+
+    pub(crate) fn set_own_directories(&mut self, id: &ImageId, there: bool) {
+        if let Some(record) = self.records.images.get_mut(id.as_str()) {
+            record.parents = there;
+        }
+        if let Some(image) = self.images.get_mut(id) {
+            Arc::make_mut(image).own_directories = there;
+        }
     }
 
     pub(crate) fn forget(&mut self, id: &ImageId) {
@@ -178,6 +188,9 @@ pub(crate) fn read_image(layout: &Layout, id: &ImageId, record: &ImageRecord) ->
     let mut image = assemble(layout, config, descriptor, &manifest)?;
     image.last_tagged_at.clone_from(&record.last_tagged_at);
     image.parent = record.parent.as_ref().and_then(|p| p.parse().ok());
+    if record.parents && !image.own_directories {
+        return Err(Error::internal(format!("the directories of image {} itself are missing", id.short())));
+    }
     Ok(image)
 }
 
@@ -205,6 +218,7 @@ pub(crate) fn assemble(
         last.and_then(|step| step.comment().clone()).unwrap_or_default()
     };
     Ok(Image {
+        own_directories: layout.parents(&id).join("fs").is_dir(),
         id,
         manifest: descriptor,
         repo_tags: Vec::new(),

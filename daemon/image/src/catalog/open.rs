@@ -161,6 +161,7 @@ fn manifest_at(layout: &Layout, digest: &Digest) -> Option<(Digest, ImageRecord)
         manifest: (&descriptor).into(),
         last_tagged_at: String::new(),
         parent: None,
+        parents: false,
         retired: false,
     };
     Some((manifest.config.digest, record))

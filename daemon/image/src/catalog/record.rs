@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is written about images and names: `index.json`, and the same records one by one in the store.
+//!
+//! `index.json` is at the same time the index of an OCI image layout (image-spec, image-layout.md), so that other tools
+//! read the data root as one: `skopeo copy oci:/var/lib/berth:docker.io/library/busybox:latest ...`. Our records are a
+//! field of their own in it, which such tools pass over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 
 use berth_domain::{Digest, Error, ImageId, Result};
-use berth_registry::Descriptor;
+use berth_registry::{Descriptor, media_type};
 use berth_store::{Batch, Store};
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +48,9 @@ pub(crate) struct ImageRecord {
     pub(crate) last_tagged_at: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) parent: Option<String>,
+    /// It has a directory of its own on top of its layers ([`crate::parents`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) parents: bool,
     /// Removed by name and id, but containers still stand on its layers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) retired: bool,
@@ -69,6 +76,14 @@ pub(crate) struct Records {
     pub(crate) images: BTreeMap<String, ImageRecord>,
     /// By full reference.
     pub(crate) names: BTreeMap<String, NameRecord>,
+}
+
+/// `index.json` as it is, and as it was before it was an OCI index, too.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Index {
+    Layout { berth: Records },
+    Bare(Records),
 }
 
 /// The store's own word on how whole it is.
@@ -101,7 +116,11 @@ impl Records {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io("reading", &path, e)),
         };
-        let records: Self = serde_json::from_slice(&bytes).map_err(|e| unreadable("index.json", e))?;
+        let index: Index = serde_json::from_slice(&bytes).map_err(|e| unreadable("index.json", e))?;
+        let records = match index {
+            Index::Layout { berth } => berth,
+            Index::Bare(records) => records,
+        };
         if records.schema != SCHEMA {
             return Err(Error::internal(format!(
                 "index.json has schema {}, {SCHEMA} expected",
@@ -112,7 +131,32 @@ impl Records {
     }
 
     pub(super) fn to_file(&self, layout: &Layout) -> Result<()> {
-        write_atomically(&layout.index(), &to_json(&Self { schema: SCHEMA, ..self.clone() })?)
+        let index = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": media_type::OCI_INDEX,
+            "manifests": self.manifests(),
+            "berth": Self { schema: SCHEMA, ..self.clone() },
+        });
+        write_atomically(&layout.index(), &to_json(&index)?)
+    }
+
+    /// A line for each tag, and one for each image without any, as an OCI layout lists them.
+    fn manifests(&self) -> Vec<serde_json::Value> {
+        let line = |record: &ImageRecord| serde_json::json!(record.manifest);
+        let mut tagged = BTreeSet::new();
+        let mut lines = Vec::new();
+        for (name, record) in &self.names {
+            let Some(image) = self.images.get(&record.image).filter(|_| !name.contains('@')) else {
+                continue;
+            };
+            tagged.insert(&record.image);
+            let mut line = line(image);
+            line["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": name });
+            lines.push(line);
+        }
+        let others = self.images.iter().filter(|(id, image)| !image.retired && !tagged.contains(id));
+        lines.extend(others.map(|(_, image)| line(image)));
+        lines
     }
 
     /// What the store has; `None` when it is empty or not whole.

@@ -56,6 +56,35 @@ async fn a_lost_or_damaged_index_json_comes_back_from_the_store() {
 }
 
 #[tokio::test]
+async fn the_data_root_is_an_oci_layout() {
+    let (shop, a, _) = two_images().await;
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(shop.root.path().join(name)).unwrap()).unwrap()
+    };
+    assert_eq!(read("oci-layout")["imageLayoutVersion"], "1.0.0");
+    let index = read("index.json");
+    assert_eq!(index["schemaVersion"], 2);
+    let lines = index["manifests"].as_array().unwrap();
+    let line = lines
+        .iter()
+        .find(|l| l["annotations"]["org.opencontainers.image.ref.name"] == "docker.io/library/r:a")
+        .expect("a line for the tag");
+    assert_eq!(line["digest"], a.digest().as_str());
+    assert_eq!(lines.len(), 2);
+}
+
+#[tokio::test]
+async fn the_index_of_before_is_read() {
+    survives(|root| {
+        let path = root.join("index.json");
+        let index: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        fs::write(path, index["berth"].to_string()).unwrap();
+        fs::remove_dir_all(root.join("images.sled")).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_store_that_fell_behind_is_brought_up() {
     let (shop, a, _) = two_images().await;
     let Shop { root, registry, images } = shop;

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+#[allow(clippy::needless_pass_by_value)] // Callers write literals.
 fn check(changes: &[&str], wanted: Value) {
     let mut config = Value::Null;
     apply(&mut config, changes).unwrap_or_else(|e| panic!("{changes:?}: {}", e.chain()));

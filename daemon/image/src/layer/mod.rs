@@ -88,7 +88,7 @@ pub(crate) struct Extraction<'a> {
 }
 
 /// Unpacks the layer that `blob` streams, to its end, into a new directory in staging. Blocks.
-pub(crate) fn extract(blob: impl Read + Send, with: &Extraction<'_>) -> Result<Staged> {
+pub(crate) fn extract(blob: impl Read, with: &Extraction<'_>) -> Result<Staged> {
     let dir = with.layout.fresh("layer");
     make_new_dir(&dir, 0o710)?;
     // From here on the directory goes when this does.
@@ -113,9 +113,10 @@ pub(crate) fn extract(blob: impl Read + Send, with: &Extraction<'_>) -> Result<S
     Ok(staged)
 }
 
-type Sums = (Digest, Digest, u64);
+/// Of the content, of the blob; the blob's length.
+pub(crate) type Sums = (Digest, Digest, u64);
 
-fn pump(blob: impl Read + Send, root: OwnedFd, with: &Extraction<'_>) -> Result<(Sums, Unpacked)> {
+fn pump(blob: impl Read, root: OwnedFd, with: &Extraction<'_>) -> Result<(Sums, Unpacked)> {
     let (mut sink, source) = buffers::channel();
     std::thread::scope(|scope| {
         let files = std::thread::Builder::new()
@@ -207,6 +208,49 @@ fn inflate(blob: impl Read, sink: &mut buffers::Sink, with: &Extraction<'_>) -> 
     Ok((finished(diff), finished(tee.sum), tee.read))
 }
 
+/// The digests of what a blob packs and of itself, and its length, without unpacking it. Blocks.
+pub(crate) fn sums(blob: impl Read, packing: Packing) -> io::Result<Sums> {
+    struct Summed<R> {
+        inner: R,
+        sum: Sha256,
+        read: u64,
+    }
+    impl<R: Read> Read for Summed<R> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let n = self.inner.read(buffer)?;
+            self.sum.update(&buffer[..n]);
+            self.read += n as u64;
+            Ok(n)
+        }
+    }
+    let summed = Summed { inner: blob, sum: Sha256::new(), read: 0 };
+    let mut input = BufReader::with_capacity(128 << 10, summed);
+    let mut diff = Sha256::new();
+    let mut sum_all = |from: &mut dyn Read| -> io::Result<()> {
+        let mut buffer = vec![0; 128 << 10];
+        loop {
+            match from.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(n) => diff.update(&buffer[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    };
+    match packing {
+        Packing::Plain => sum_all(&mut input)?,
+        Packing::Gzip => sum_all(&mut flate2::bufread::MultiGzDecoder::new(&mut input))?,
+        Packing::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(&mut input)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            sum_all(&mut decoder)?;
+        }
+    }
+    io::copy(&mut input, &mut io::sink())?;
+    let summed = input.into_inner();
+    Ok((finished(diff), finished(summed.sum), summed.read))
+}
+
 fn name(packing: Packing) -> &'static str {
     match packing {
         Packing::Plain => "a plain tar archive",
@@ -238,21 +282,6 @@ pub(crate) fn sniff(input: &mut impl BufRead) -> io::Result<Packing> {
         )))),
         None => Ok(Packing::Plain),
     }
-}
-
-/// An archive's bytes, whatever it is packed in.
-pub(crate) fn decoded<'a>(mut input: impl BufRead + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
-    Ok(match sniff(&mut input)? {
-        Packing::Plain => Box::new(input),
-        Packing::Gzip => {
-            Box::new(BufReader::with_capacity(128 << 10, flate2::bufread::MultiGzDecoder::new(input)))
-        }
-        Packing::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(input)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-            Box::new(BufReader::with_capacity(128 << 10, decoder))
-        }
-    })
 }
 
 fn copy(from: &mut impl Read, sum: &mut Sha256, sink: &mut buffers::Sink) -> io::Result<()> {

@@ -29,10 +29,11 @@ use tokio::io::AsyncRead;
 
 use crate::arriving::{self, Arriving};
 use crate::document::{Config, Manifest, Packing};
-use crate::layer::{self, Extraction, Staged, decoded, to_error};
+use crate::layer::{self, Extraction, Staged, to_error};
+use crate::layout::sync_dir;
 use crate::pins::Held;
 use crate::publish::{NewImage, NewName};
-use crate::{Images, Inner, tar};
+use crate::{Images, Inner, packed, tar};
 use spool::{Spool, Spooled};
 
 /// An image found in an archive.
@@ -85,8 +86,7 @@ struct Load<'a> {
 impl Load<'_> {
     fn run(&self, archive: Arriving) -> Result<Vec<String>> {
         let mut spool = Spool::new(&self.inner.layout, &self.inner.limits)?;
-        let input = BufReader::with_capacity(arriving::CHUNK, archive);
-        let input = decoded(input).map_err(|e| to_error("reading the archive", e))?;
+        let (_, input) = packed::open(archive).map_err(|e| to_error("reading the archive", e))?;
         spool.fill(tar::Reader::new(input), self.given_up)?;
         reached("load.spooled");
         let images = if spool.has("manifest.json") {
@@ -155,7 +155,11 @@ impl Load<'_> {
         let mut seen = HashSet::new();
         let mut todo = Vec::new();
         for (n, (layer, diff_id)) in layers.iter().zip(&config.diff_ids).enumerate() {
-            if layer::is_in_place(&self.inner.layout, diff_id) || !seen.insert(diff_id) {
+            if !seen.insert(diff_id) {
+                continue;
+            }
+            if layer::is_in_place(&self.inner.layout, diff_id) {
+                self.keep_blob(n, layer, diff_id)?;
                 continue;
             }
             let file = layer.file.as_ref().ok_or_else(|| {
@@ -187,6 +191,24 @@ impl Load<'_> {
         results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect()
     }
 
+    /// A layer that is here may have come in another packing: the blob that this image's manifest names is kept, too.
+    fn keep_blob(&self, n: usize, layer: &ArchivedLayer, diff_id: &Digest) -> Result<()> {
+        let Some(file) = &layer.file else { return Ok(()) };
+        let to = self.inner.layout.blob(&file.digest);
+        if to.is_file() {
+            return Ok(());
+        }
+        let mut input = BufReader::new(file.open()?);
+        let found = layer::sniff(&mut input).map_err(|e| to_error("reading a layer", e))?;
+        let (content, ..) = layer::sums(input, found).map_err(|e| to_error("reading a layer", e))?;
+        if content != *diff_id {
+            return Err(wrong_layer(n, diff_id, &content));
+        }
+        self.inner.layout.sync_all()?;
+        std::fs::rename(&file.path, &to).map_err(|e| Error::io("moving into place", &file.path, e))?;
+        sync_dir(&self.inner.layout.blobs())
+    }
+
     fn unpack(&self, layer: &Unpacking<'_>) -> Result<Arc<Staged>> {
         let Unpacking { n, file, packing, diff_id } = layer;
         let input = file.open()?;
@@ -211,16 +233,20 @@ impl Load<'_> {
         };
         let mut staged = layer::extract(input, &extraction)?;
         if staged.diff_id != **diff_id {
-            return Err(Error::invalid(format!(
-                "invalid diffID for layer {n}: expected {:?}, got {:?}",
-                diff_id.as_str(),
-                staged.diff_id.as_str()
-            )));
+            return Err(wrong_layer(*n, diff_id, &staged.diff_id));
         }
         staged.blob_file = Some(file.path.clone());
         progress(file.size)?;
         Ok(Arc::new(staged))
     }
+}
+
+fn wrong_layer(n: usize, expected: &Digest, got: &Digest) -> Error {
+    Error::invalid(format!(
+        "invalid diffID for layer {n}: expected {:?}, got {:?}",
+        expected.as_str(),
+        got.as_str()
+    ))
 }
 
 /// Threads that unpack one archive's layers; places bound them all together.
