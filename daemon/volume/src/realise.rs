@@ -62,8 +62,8 @@ impl Volumes {
         point.name.clone_from(&created.volume.name);
         point.driver.clone_from(&created.volume.driver);
         point.source = created.volume.mountpoint.display().to_string();
-        if point.mode.is_empty() {
-            // What the reference shows for volumes: shared by containers as far as SELinux goes.
+        if point.mode.is_empty() && !from_image && point.driver == disk::LOCAL {
+            // What the reference shows for volumes that were asked for: shared by containers as far as SELinux goes.
             "z".clone_into(&mut point.mode);
         }
         let filled = match image_root.filter(|_| copy) {

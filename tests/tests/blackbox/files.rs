@@ -202,6 +202,10 @@ fn packed_archives_are_unpacked_by_no_program() {
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join("f"), "packed\n").unwrap();
     for flag in ["-z", "-j", "-J", "--zstd"] {
+        if flag == "-J" && !bed.is_ours() {
+            // The reference runs a program for it, which its machine may not have.
+            continue;
+        }
         let name = format!("f{flag}");
         fs::write(dir.join(&name), flag).unwrap();
         assert_eq!(

@@ -118,6 +118,14 @@ fn volumes_are_filled_shared_kept_and_removed() {
         exec(&bed, "heir", "cat /anon/f /named/f; touch /named/g 2>&1 | grep -c Read-only"),
         "a\nn\n1"
     );
+    let modes = "{{range .Mounts}}{{.Destination}}={{.Mode}}/{{.RW}} {{end}}";
+    let shown = |name: &str| -> Vec<String> {
+        let mut shown: Vec<_> =
+            bed.docker(&["inspect", "-f", modes, name]).ok().split_whitespace().map(str::to_owned).collect();
+        shown.sort();
+        shown
+    };
+    assert_eq!(shown("donor"), ["/anon=/true", "/named=z/true"]);
     // In use, also by a container that does not run.
     bed.docker(&["kill", "donor"]).ok();
     let error = bed.docker(&["volume", "rm", "named"]).fails(1);

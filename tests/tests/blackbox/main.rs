@@ -14,6 +14,7 @@ mod faults;
 mod files;
 mod files_attacks;
 mod files_commit;
+mod files_layers;
 mod files_mounts;
 mod files_nasty;
 mod files_plugins;
