@@ -123,6 +123,8 @@ impl Bed {
         } else {
             bed.clear();
             bed.clear_images();
+            let pruned = bed.api("POST", "/networks/prune", "");
+            assert_eq!(pruned.status, 200, "{}", pruned.text());
         }
         bed
     }
