@@ -8,6 +8,7 @@ use berth_domain::{ContainerId, Error, Result};
 use rustix::io::Errno;
 
 use crate::books::Held;
+use crate::changing::Change;
 use crate::connect;
 use crate::endpoint::is_link_of_ours;
 use crate::ipam::{Family, NoAddress};
@@ -40,8 +41,14 @@ impl Worker {
             }
             sockets.push((port.clone(), mine));
         }
-        if let Some(netns) = &netns {
-            if let Err(error) = self.restore(&record, netns) {
+        let change = self.changes.under_way(container, &record);
+        let restored = match (&change, &netns) {
+            (Some(change), Some(netns)) => self.restore(&record, change, netns),
+            _ => Ok(()),
+        };
+        match restored {
+            Ok(()) => self.changes.end(container),
+            Err(error) => {
                 tracing::error!(container = %container, error = %error.chain(), "bringing a container's links in line with its record");
             }
         }
@@ -59,45 +66,39 @@ impl Worker {
         Ok(())
     }
 
-    /// Brings a running container's links and routes in line with its record: a daemon that died while it connected or
-    /// disconnected the container may have left them between what was and what was to be.
-    fn restore(&mut self, record: &SandboxRecord, netns: &OwnedFd) -> Result<()> {
+    /// Undoes what a daemon that died while it connected or disconnected the container may have done of it. All else in there is
+    /// the container's: its own links, and routes that it changed.
+    fn restore(&mut self, record: &SandboxRecord, change: &Change, netns: &OwnedFd) -> Result<()> {
         let mut namespace = connect::enter(netns)?;
         let present = namespace
             .routes
             .links()
             .map_err(|e| Error::internal("listing a container's links").because(e))?;
-        let known = |link: &Link| record.endpoints.iter().any(|e| e.interface.as_deref() == Some(&link.name));
-        // Those on bridges have an end out here too, by which the sweep finds them.
-        for link in present.iter().filter(|link| link.kind == "macvlan" && !known(link)) {
-            tracing::info!(link = %link.name, "removing a link that the container's record does not know");
-            let removed = namespace.routes.delete(link.index);
-            removed.map_err(|e| Error::internal(format!("removing link {}", link.name)).because(e))?;
+        let none_of = |list: &[EndpointRecord], e: &EndpointRecord| {
+            !list.iter().any(|other| other.endpoint_id == e.endpoint_id)
+        };
+        for endpoint in change.after.iter().filter(|e| none_of(&record.endpoints, e)) {
+            // Those on bridges have an end out here too, by which the sweep finds them.
+            let made = |link: &&Link| {
+                endpoint.link.is_none()
+                    && link.kind == "macvlan"
+                    && Some(&link.name) == endpoint.interface.as_ref()
+            };
+            for link in present.iter().filter(made) {
+                tracing::info!(link = %link.name, "removing a link that the container's record does not know");
+                let removed = namespace.routes.delete(link.index);
+                removed.map_err(|e| Error::internal(format!("removing link {}", link.name)).because(e))?;
+            }
         }
-        let mut missing = false;
-        for endpoint in &record.endpoints {
+        for endpoint in record.endpoints.iter().filter(|e| none_of(&change.after, e)) {
             let Some(interface) = &endpoint.interface else { continue };
             if !present.iter().any(|link| link.name == *interface) {
                 tracing::info!(%interface, network = %endpoint.network_name, "a container lacks a link that its record knows; making it again");
                 let bare = EndpointRecord { gateway: None, ipv6_gateway: None, ..endpoint.clone() };
                 self.plug(&bare, &mut namespace, 0)?;
-                missing = true;
             }
         }
-        let Some(first) = record.endpoints.iter().find(|e| e.gateways().next().is_some()) else {
-            return Ok(());
-        };
-        let out = namespace
-            .routes
-            .way_out()
-            .map_err(|e| Error::internal("listing a container's routes").because(e))?;
-        let right = present
-            .iter()
-            .any(|link| Some(link.index) == out && Some(&link.name) == first.interface.as_ref());
-        if missing || !right {
-            connect::move_routes(&mut namespace.routes, &[], &record.endpoints)?;
-        }
-        Ok(())
+        connect::move_routes(&mut namespace.routes, &change.after, &record.endpoints)
     }
 
     /// For a port whose socket was not kept. It works without, too: only nothing keeps others from binding it.
@@ -155,6 +156,7 @@ impl Worker {
         for container in dead {
             self.release(&container);
         }
+        self.changes.retain(live)?;
         let first = !std::mem::replace(&mut self.swept, true);
         let bridges: Vec<u32> = {
             let books = self.books();
@@ -174,6 +176,9 @@ impl Worker {
         }
         self.rebuild_firewall()?;
         if first {
+            if let Err(error) = self.remove_old_firewall() {
+                tracing::error!(error = %error.chain(), "removing the firewall table of an earlier daemon");
+            }
             self.make_ahead()?;
         }
         Ok(())

@@ -2,7 +2,7 @@
 //! The bridges themselves: made, or adopted as they are found.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use berth_domain::{Error, Result};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -10,8 +10,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::ipam::Family;
 use crate::netlink::Refused;
 use crate::netns::write_sysctl;
-use crate::route::Routes;
-use crate::{GatewayMode, Mac, NetworkRecord};
+use crate::route::{Link, Routes};
+use crate::{BridgeRecord, FoundBridge, GatewayMode, Mac, NetworkRecord};
 
 /// `IFNAMSIZ` without its NUL.
 pub(crate) const NAME_MAX: usize = 15;
@@ -96,20 +96,68 @@ pub(crate) fn ensure(routes: &mut Routes, network: &NetworkRecord) -> Result<(u3
             link.ok_or_else(|| Error::internal(format!("bridge {name} vanished as it was made")))?.index
         }
     };
-    settings(name, network.ipv6)?;
+    let set_up = set_up(routes, network, index);
+    if set_up.is_err() && !adopted {
+        if let Err(error) = routes.delete(index) {
+            tracing::warn!(bridge = name, %error, "removing a bridge that could not be set up");
+        }
+    }
+    set_up.map(|()| (index, adopted))
+}
+
+fn set_up(routes: &mut Routes, network: &NetworkRecord, index: u32) -> Result<()> {
+    let Some(bridge) = &network.bridge else { return Ok(()) };
+    let name = bridge.link.as_str();
+    settings(bridge, hosts_ipv6(network))?;
     addresses(routes, network, index)?;
     routes.set_up(index).map_err(refused(format!("bringing up {name}")))?;
     if network.ipv6 && !network.internal {
         routes.let_loopback_in(index).map_err(refused(format!("routing ::1 by {name}")))?;
     }
-    Ok((index, adopted))
+    Ok(())
+}
+
+/// How a bridge is that is about to be adopted.
+pub(crate) fn found(routes: &mut Routes, link: &Link) -> Result<FoundBridge> {
+    let all = routes.addresses().map_err(refused("listing addresses".into()))?;
+    let of_it = all.into_iter().filter(|(index, _)| *index == link.index);
+    Ok(FoundBridge {
+        route_localnet: is_on(&setting("ipv4", &link.name, "route_localnet")),
+        addresses: of_it.map(|(_, net)| net).collect(),
+    })
+}
+
+/// Leaves an adopted bridge as it was found.
+pub(crate) fn leave(routes: &mut Routes, network: &NetworkRecord) -> Result<()> {
+    let Some((bridge, found)) = network.bridge.as_ref().and_then(|b| Some((b, b.found.as_ref()?))) else {
+        return Ok(());
+    };
+    let name = &bridge.link;
+    let link = routes.link(name).map_err(refused(format!("looking for link {name}")))?;
+    let Some(index) = link.filter(|link| link.kind == "bridge").map(|link| link.index) else {
+        return Ok(());
+    };
+    if !found.route_localnet {
+        write_sysctl(setting("ipv4", name, "route_localnet"), "0")?;
+    }
+    routes.keep_loopback_out(index).map_err(refused(format!("taking the route of ::1 from {name}")))?;
+    let all = routes.addresses().map_err(refused("listing addresses".into()))?;
+    let wanted = wanted_addresses(network);
+    for (_, address) in all.into_iter().filter(|(i, net)| *i == index && wanted.contains(net)) {
+        if !found.addresses.contains(&address) {
+            routes
+                .remove_address(index, address)
+                .map_err(refused(format!("removing {address} from {name}")))?;
+        }
+    }
+    Ok(())
 }
 
 fn addresses(routes: &mut Routes, network: &NetworkRecord, index: u32) -> Result<()> {
     let Some(bridge) = &network.bridge else { return Ok(()) };
     let name = &bridge.link;
     let mut wanted = wanted_addresses(network);
-    if network.ipv6 && !wanted.is_empty() {
+    if hosts_ipv6(network) {
         // As the reference does: containers can be told the same gateway whatever the subnet is.
         wanted.push(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), 64)));
     }
@@ -154,15 +202,37 @@ pub(crate) fn used_by_host(routes: &mut Routes, except: &[&str]) -> Result<Vec<I
     Ok(of_routes.chain(of_addresses).filter(|net| net.prefix_len() > 0).collect())
 }
 
-fn settings(name: &str, ipv6: bool) -> Result<()> {
-    // Names with dots are one path component here.
-    let conf =
-        |family: &str, key: &str| PathBuf::from(format!("/proc/sys/net/{family}/conf")).join(name).join(key);
-    // A container must not be able to give this host routes.
-    write_sysctl(conf("ipv6", "accept_ra"), "0")?;
-    write_sysctl(conf("ipv6", "disable_ipv6"), if ipv6 { "0" } else { "1" })?;
+/// Whether the host is on the network by IPv6.
+fn hosts_ipv6(network: &NetworkRecord) -> bool {
+    let mode = network.bridge.as_ref().map(|bridge| bridge.gateway_mode_ipv6);
+    network.ipv6 && mode != Some(GatewayMode::Isolated)
+}
+
+/// Where the kernel has a setting of a link. Names with dots are one path component here.
+fn setting(family: &str, link: &str, key: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/sys/net/{family}/conf")).join(link).join(key)
+}
+
+fn is_on(path: &Path) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|v| v.trim() == "1")
+}
+
+fn settings(bridge: &BridgeRecord, ipv6: bool) -> Result<()> {
+    let name = &bridge.link;
+    let off = setting("ipv6", name, "disable_ipv6");
+    if !bridge.adopted {
+        // A container must not be able to give this host routes.
+        write_sysctl(setting("ipv6", name, "accept_ra"), "0")?;
+        write_sysctl(off, if ipv6 { "0" } else { "1" })?;
+    } else if ipv6 && is_on(&off) {
+        // What the host does by a bridge that others made is theirs to say.
+        return Err(Error::invalid(format!(
+            "IPv6 is off on the bridge {name}, which others made: for a network with IPv6, turn it on there first (sysctl -w \
+             net/ipv6/conf/{name}/disable_ipv6=0)"
+        )));
+    }
     // Lets 127.0.0.1 lead to published ports; the firewall's raw_prerouting chain takes back what else it would allow.
-    write_sysctl(conf("ipv4", "route_localnet"), "1")
+    write_sysctl(setting("ipv4", name, "route_localnet"), "1")
 }
 
 /// The first address of the subnet, for the bridge.
@@ -179,5 +249,5 @@ pub(crate) fn frames_are_filtered(family: Family) -> bool {
         Family::V4 => "/proc/sys/net/bridge/bridge-nf-call-iptables",
         Family::V6 => "/proc/sys/net/bridge/bridge-nf-call-ip6tables",
     };
-    std::fs::read_to_string(path).is_ok_and(|v| v.trim() == "1")
+    is_on(Path::new(path))
 }

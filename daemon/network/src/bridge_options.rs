@@ -95,6 +95,7 @@ pub(crate) fn settings(request: &NetworkRequest, config: &NetworkConfig) -> Resu
         masquerade: flag(options, option::MASQUERADE, true)?,
         host_binding_ipv4,
         adopted: false,
+        found: None,
         inhibit_ipv4: flag(options, option::INHIBIT_IPV4, false)?,
         gateway_mode_ipv4: gateway_mode(options, option::GATEWAY_MODE_IPV4, request.internal)?,
         gateway_mode_ipv6: gateway_mode(options, option::GATEWAY_MODE_IPV6, request.internal)?,

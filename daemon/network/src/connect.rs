@@ -7,10 +7,11 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use berth_domain::step::reached;
 use berth_domain::{ContainerId, Error, Result};
 
+use crate::changing::Change;
 use crate::endpoint::{assign_gateways, check_request};
 use crate::ipam::Family;
 use crate::netns::{self, Namespace};
-use crate::route::Routes;
+use crate::route::{Link, Routes};
 use crate::worker::Worker;
 use crate::{Driver, EndpointRecord, EndpointRequest, NetworkRecord, SandboxRecord, dns};
 
@@ -30,12 +31,13 @@ fn way_out(endpoints: &[EndpointRecord], family: Family) -> Option<(&str, IpAddr
     })
 }
 
-/// Has default routes lead where the endpoints say, which led elsewhere before.
+/// Has default routes lead where the endpoints say, which led elsewhere before. One that cannot be moved does not keep the other.
 pub(crate) fn move_routes(
     routes: &mut Routes,
     before: &[EndpointRecord],
     after: &[EndpointRecord],
 ) -> Result<()> {
+    let mut all = Ok(());
     for family in [Family::V4, Family::V6] {
         let (was, is) = (way_out(before, family), way_out(after, family));
         let moved = match (was, is) {
@@ -44,12 +46,12 @@ pub(crate) fn move_routes(
             (Some((interface, gateway)), None) => routes.no_longer_outward(interface, gateway),
             (None, None) => Ok(()),
         };
-        moved.map_err(|e| {
+        all = all.and(moved.map_err(|e| {
             let interface = is.or(was).map_or("", |(interface, _)| interface);
             Error::internal(format!("moving the default route to {interface}")).because(e)
-        })?;
+        }));
     }
-    Ok(())
+    all
 }
 
 impl Worker {
@@ -68,21 +70,21 @@ impl Worker {
         check_request(&network, request)?;
         let endpoint = self.lease(container, &network, request)?;
         reached("connect.leased");
-        let connected = self.join(container, &network, &before, &endpoint, netns);
-        if let Err(error) = connected {
+        if let Err(error) = self.join(container, &network, &before, &endpoint, netns) {
             let mut books = self.books();
             if let Some(record) = books.sandbox_mut(container) {
                 record.endpoints.clone_from(&before.endpoints);
             }
             books.give_back_all(&endpoint);
             drop(books);
-            self.unplug(&endpoint, netns);
+            self.changes.end(container);
             return Err(error);
         }
         let after = self.books().sandbox(container).cloned();
         after.ok_or_else(|| Error::internal("the sandbox went away"))
     }
 
+    /// Joins wholly, or leaves all but the books as it was.
     fn join(
         &mut self,
         container: &ContainerId,
@@ -92,25 +94,38 @@ impl Worker {
         netns: &OwnedFd,
     ) -> Result<()> {
         let mut namespace = enter(netns)?;
-        self.plug(endpoint, &mut namespace, 0)?;
-        reached("connect.plugged");
-        let mut endpoints = [&before.endpoints[..], std::slice::from_ref(endpoint)].concat();
-        assign_gateways(&self.books(), &mut endpoints);
-        self.change_endpoints(container, before, &endpoints, &mut namespace)?;
-        if dns::is_served(network) && !before.resolver {
-            self.serve_names(container, netns.as_fd())
-        } else {
-            Ok(())
+        let mut after = [&before.endpoints[..], std::slice::from_ref(endpoint)].concat();
+        assign_gateways(&self.books(), &mut after);
+        let change = Change { before: before.endpoints.clone(), after };
+        self.changes.begin(container, &change)?;
+        let joined = self.plug(endpoint, &mut namespace, 0).and_then(|()| {
+            reached("connect.plugged");
+            self.republish(container, before, &change.after)?;
+            let routed = move_routes(&mut namespace.routes, &change.before, &change.after);
+            reached("connect.routed");
+            let served = match routed {
+                Ok(()) if dns::is_served(network) && !before.resolver => {
+                    self.serve_names(container, netns.as_fd())
+                }
+                routed => routed,
+            };
+            if served.is_err() {
+                self.turn_back(container, before, &change, &mut namespace);
+            }
+            served
+        });
+        if joined.is_err() {
+            self.unplug(endpoint, netns, true);
         }
+        joined
     }
 
-    /// Has routes and published ports follow the gateways, which may be elsewhere now.
-    fn change_endpoints(
+    /// Has published ports follow the gateways, which may be elsewhere now; the books too. All of it, or nothing.
+    fn republish(
         &mut self,
         container: &ContainerId,
         before: &SandboxRecord,
         endpoints: &[EndpointRecord],
-        namespace: &mut Namespace,
     ) -> Result<()> {
         let (was, is) = {
             let mut books = self.books();
@@ -121,14 +136,34 @@ impl Worker {
             let is = books.sandbox(container).map(|record| books.forwards(container, record));
             (was, is.unwrap_or_default())
         };
-        move_routes(&mut namespace.routes, &before.endpoints, endpoints)?;
-        reached("connect.routed");
-        if was != is {
-            self.change_firewall(|firewall| firewall.republish(&was, &is))?;
-            reached("connect.republished");
-            self.forget_flows(&was);
+        if was == is {
+            return Ok(());
         }
+        if let Err(error) = self.change_firewall(|firewall| firewall.republish(&was, &is)) {
+            if let Some(record) = self.books().sandbox_mut(container) {
+                record.endpoints.clone_from(&before.endpoints);
+            }
+            return Err(error);
+        }
+        reached("connect.republished");
+        self.forget_flows(&was);
         Ok(())
+    }
+
+    /// Published ports and routes lead again where they led before a change.
+    fn turn_back(
+        &mut self,
+        container: &ContainerId,
+        before: &SandboxRecord,
+        change: &Change,
+        namespace: &mut Namespace,
+    ) {
+        let changed = SandboxRecord { endpoints: change.after.clone(), ..before.clone() };
+        let ports = self.republish(container, &changed, &change.before);
+        let routes = move_routes(&mut namespace.routes, &change.after, &change.before);
+        for error in [ports, routes].into_iter().filter_map(Result::err) {
+            tracing::error!(container = %container, error = %error.chain(), "undoing a connection that failed");
+        }
     }
 
     pub(crate) fn disconnect(
@@ -147,18 +182,26 @@ impl Worker {
         let endpoint = endpoints.remove(at);
         assign_gateways(&self.books(), &mut endpoints);
         let mut namespace = enter(netns)?;
-        let changed = self.change_endpoints(container, &before, &endpoints, &mut namespace);
+        let change = Change { before: before.endpoints.clone(), after: endpoints };
+        self.changes.begin(container, &change)?;
+        self.republish(container, &before, &change.after).inspect_err(|_| self.changes.end(container))?;
+        // Routes are within the container's reach, which may have taken a link down: it leaves the network all the same.
+        if let Err(error) = move_routes(&mut namespace.routes, &change.before, &change.after) {
+            tracing::warn!(container = %container, error = %error.chain(), "a container that leaves a network has no other way out");
+        }
+        reached("connect.routed");
         self.books().give_back_all(&endpoint);
         reached("disconnect.left");
-        self.unplug(&endpoint, netns);
+        self.unplug(&endpoint, netns, false);
         reached("disconnect.unplugged");
-        changed?;
         let after = self.books().sandbox(container).cloned();
         after.ok_or_else(|| Error::internal("the sandbox went away"))
     }
 
-    /// Removes an endpoint's links, in the background: the kernel takes its time.
-    fn unplug(&mut self, endpoint: &EndpointRecord, netns: &OwnedFd) {
+    /// Removes an endpoint's links, in the background: the kernel takes its time. One that is to be `fresh` may not be there, and
+    /// another of the container's own in its stead.
+    fn unplug(&mut self, endpoint: &EndpointRecord, netns: &OwnedFd, fresh: bool) {
+        let inside = endpoint.link.is_none();
         let (name, opened) = match (&endpoint.link, &endpoint.interface) {
             (Some(link), _) => (link.clone(), Routes::open().map_err(|e| e.to_string())),
             (None, Some(inside)) => {
@@ -170,8 +213,13 @@ impl Worker {
             Ok(routes) => routes,
             Err(error) => return tracing::warn!(link = %name, %error, "removing a link"),
         };
+        let mac = endpoint.mac;
         let body = move || {
-            let removed = routes.link(&name).and_then(|link| link.map_or(Ok(()), |l| routes.delete(l.index)));
+            let ours = |link: &Link| !inside || (link.kind == "macvlan" && (!fresh || link.mac == mac));
+            let removed = routes.link(&name).and_then(|link| match link {
+                Some(link) if ours(&link) => routes.delete(link.index),
+                _ => Ok(()),
+            });
             if let Err(error) = removed {
                 tracing::warn!(link = %name, %error, "removing a link");
             }

@@ -153,9 +153,10 @@ pub(crate) fn plug(
     }
     let (Some(settings), Some(host)) = (&network.bridge, &endpoint.link) else { return Ok(()) };
     // Where bridged frames pass through netfilter the firewall keeps containers apart, and knows published ports;
-    // a port's isolation would keep those apart too.
-    let filtered = frames_are_filtered(Family::V4);
-    let port = PortOptions { hairpin: filtered, isolated: !settings.icc && !filtered };
+    // a port's isolation would keep those apart too. It has to, where a family's frames do not pass.
+    let (v4, v6) = (frames_are_filtered(Family::V4), frames_are_filtered(Family::V6));
+    let filtered = (v4 || !network.ipv4) && (v6 || !network.ipv6);
+    let port = PortOptions { hairpin: v4, isolated: !settings.icc && !filtered };
     routes.create_pair(&Pair { host, container, bridge, mac, mtu: settings.mtu, netns, port })
 }
 

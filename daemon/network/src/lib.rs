@@ -27,6 +27,7 @@
 //! | `route` | links, addresses and routes (rtnetlink) |
 //! | `nft` | the nftables encoder, and our table |
 //! | `dns` | names and addresses told to containers on user-defined networks |
+//! | `changing` | what running containers are joining and leaving |
 //! | `conntrack` | forgetting flows of ports that moved |
 #![forbid(unsafe_code)]
 
@@ -34,6 +35,7 @@ mod adopt;
 mod books;
 mod bridge;
 mod bridge_options;
+mod changing;
 mod config;
 mod connect;
 mod conntrack;
@@ -66,7 +68,7 @@ pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use mac::Mac;
 pub use networks::{NetworkView, Networks, Sandbox};
 pub use record::{
-    AddressRange, BridgeRecord, Driver, EndpointRecord, GatewayMode, MacvlanMode, MacvlanRecord,
+    AddressRange, BridgeRecord, Driver, EndpointRecord, FoundBridge, GatewayMode, MacvlanMode, MacvlanRecord,
     NetworkRecord, Protocol, PublishedPort, SandboxRecord,
 };
 pub use request::{EndpointRequest, HostPorts, Mode, NetworkRequest, PortRequest, SandboxRequest};

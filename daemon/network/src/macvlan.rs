@@ -5,6 +5,7 @@
 //! A network without a way out has no parent to be on; it gets a link to nowhere, as in the reference engine.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use berth_domain::{Error, Result};
 use netlink_packet_route::link::MacVlanMode;
@@ -30,10 +31,10 @@ pub(crate) fn kernels(mode: MacvlanMode) -> MacVlanMode {
 }
 
 /// What the options ask for; `others` are the networks that are there.
-pub(crate) fn settings<'a>(
+pub(crate) fn settings(
     request: &NetworkRequest,
     id: &str,
-    others: impl Iterator<Item = &'a NetworkRecord>,
+    others: &[Arc<NetworkRecord>],
 ) -> Result<MacvlanRecord> {
     let options: &BTreeMap<String, String> = &request.options;
     let mode = match options.get(MODE).map_or("", String::as_str) {
@@ -59,16 +60,19 @@ pub(crate) fn settings<'a>(
         None => format!("dm-{}", &id[..12]),
     };
     check_name(&parent)?;
-    for other in others.filter_map(|n| n.macvlan.as_ref()) {
+    let records = || others.iter().filter_map(|n| n.macvlan.as_ref());
+    for other in records() {
         if other.parent == parent && (mode == MacvlanMode::Passthru || other.mode == MacvlanMode::Passthru) {
             return Err(Error::forbidden(format!(
                 "macvlan mode passthru: {parent} is the parent of another network"
             )));
         }
     }
+    // Who shares a parent of ours keeps it when the other network goes.
+    let made = records().any(|other| other.parent == parent && other.made);
     let vlan =
         parent.rsplit_once('.').and_then(|(_, id)| id.parse().ok()).filter(|id| (1..4095).contains(id));
-    Ok(MacvlanRecord { parent, mode, mtu, vlan })
+    Ok(MacvlanRecord { parent, mode, mtu, vlan, made })
 }
 
 /// Sees that the parent is there, and answers its index. What is missing and can be made is made: a VLAN by the
@@ -110,11 +114,22 @@ fn look(routes: &mut Routes, name: &str) -> Result<Option<u32>> {
     Ok(link.map(|link| link.index))
 }
 
-/// Whether the parent was made by us, and goes with the network.
-pub(crate) fn is_ours(network: &NetworkRecord) -> bool {
-    let dummy = |m: &MacvlanRecord| m.parent == format!("dm-{}", &network.id[..12]);
-    network.driver == Driver::Macvlan
-        && network.macvlan.as_ref().is_some_and(|m| dummy(m) || m.vlan.is_some())
+/// Notes whether the parent is a VLAN that is yet to be made. One that is there is the administrator's.
+pub(crate) fn note_making(routes: &mut Routes, macvlan: &mut MacvlanRecord) -> Result<()> {
+    if macvlan.vlan.is_some() && look(routes, &macvlan.parent)?.is_none() {
+        macvlan.made = true;
+    }
+    Ok(())
+}
+
+/// Of which kind the parent is if it was made by us, and goes with the network.
+pub(crate) fn made_kind(network: &NetworkRecord) -> Option<&'static str> {
+    let macvlan = network.macvlan.as_ref().filter(|_| network.driver == Driver::Macvlan)?;
+    if macvlan.parent == format!("dm-{}", &network.id[..12]) {
+        Some("dummy")
+    } else {
+        (macvlan.made && macvlan.vlan.is_some()).then_some("vlan")
+    }
 }
 
 /// Why there is no link in the container.
@@ -128,4 +143,48 @@ pub(crate) fn no_link(network: &NetworkRecord, macvlan: &MacvlanRecord, refused:
     };
     Error::internal(format!("putting a link on {} of network {}{hint}", macvlan.parent, network.name))
         .because(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::predefined::blank;
+
+    fn request(parent: &str) -> NetworkRequest {
+        NetworkRequest {
+            name: "mac".into(),
+            driver: Driver::Macvlan,
+            ipv4: true,
+            ipv6: false,
+            internal: false,
+            attachable: false,
+            ranges: Vec::new(),
+            options: BTreeMap::from([(PARENT.into(), parent.into())]),
+            ipam_options: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            config_only: false,
+            config_from: None,
+        }
+    }
+
+    fn network(others: &[Arc<NetworkRecord>], made: bool) -> NetworkRecord {
+        let mut network = blank("mac", Driver::Macvlan).unwrap();
+        let mut settings = settings(&request("eth0.10"), &network.id, others).unwrap();
+        assert_eq!(settings.vlan, Some(10));
+        settings.made |= made;
+        network.macvlan = Some(settings);
+        network
+    }
+
+    #[test]
+    fn only_a_vlan_of_our_making_is_ours() {
+        let found = network(&[], false);
+        assert_eq!(made_kind(&found), None);
+        assert_eq!(made_kind(&network(&[Arc::new(found)], false)), None);
+        let made = network(&[], true);
+        assert_eq!(made_kind(&made), Some("vlan"));
+        // The one that made it may go first.
+        assert_eq!(made_kind(&network(&[Arc::new(made)], false)), Some("vlan"));
+    }
 }

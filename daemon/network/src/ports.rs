@@ -154,14 +154,22 @@ impl Ports {
     ) -> Result<Reservation, PortTaken> {
         let protocol = request.protocol;
         let hosts = ways.hosts(request)?;
+        for ip in hosts.iter().filter(|ip| ways.of(**ip) == Way::Routed && !ip.is_unspecified()) {
+            tracing::warn!(
+                host_ip = %ip, container_port = request.container_port,
+                "the address to publish on counts for nothing on a routed network: the port is open to all who reach the container"
+            );
+        }
         let translated: Vec<IpAddr> =
             hosts.iter().copied().filter(|ip| ways.of(*ip) == Way::Translated).collect();
         let reservation = |host_port: u16, sockets: Vec<OwnedFd>| {
-            let port = |host_ip: &IpAddr| PublishedPort {
-                protocol,
-                container_port: request.container_port,
-                host_ip: *host_ip,
-                host_port: if translated.contains(host_ip) { host_port } else { 0 },
+            let port = |host_ip: &IpAddr| {
+                let (host_ip, host_port) = if translated.contains(host_ip) {
+                    (*host_ip, host_port)
+                } else {
+                    (anywhere(*host_ip), 0)
+                };
+                PublishedPort { protocol, container_port: request.container_port, host_ip, host_port }
             };
             Reservation { ports: hosts.iter().map(port).collect(), sockets }
         };
@@ -292,6 +300,14 @@ impl PortTaken {
 /// Whether one address is the other, or stands for all.
 pub(crate) fn overlaps(a: IpAddr, b: IpAddr) -> bool {
     a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
+}
+
+/// What is reached at the container's own address is reached from everywhere, whatever address of this host was named.
+fn anywhere(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 /// How a socket is bound.

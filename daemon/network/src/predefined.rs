@@ -116,6 +116,7 @@ impl Worker {
             masquerade: self.config.masquerade,
             host_binding_ipv4: self.config.default_host_ip,
             adopted,
+            found: None,
             inhibit_ipv4: false,
             gateway_mode_ipv4: GatewayMode::Nat,
             gateway_mode_ipv6: GatewayMode::Nat,

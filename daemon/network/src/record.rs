@@ -79,6 +79,9 @@ pub struct BridgeRecord {
     /// The interface was there before us: it is not ours to remove.
     #[serde(default)]
     pub adopted: bool,
+    /// How it was then.
+    #[serde(default)]
+    pub found: Option<FoundBridge>,
     /// The bridge has no address of IPv4, though the network has a gateway.
     #[serde(default)]
     pub inhibit_ipv4: bool,
@@ -88,6 +91,17 @@ pub struct BridgeRecord {
     /// How IPv6 leads in and out.
     #[serde(default)]
     pub gateway_mode_ipv6: GatewayMode,
+}
+
+/// What an adopted bridge is left with when its network goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FoundBridge {
+    /// `net.ipv4.conf.<bridge>.route_localnet` was on.
+    #[serde(default)]
+    pub route_localnet: bool,
+    /// Its addresses.
+    #[serde(default)]
+    pub addresses: Vec<IpNet>,
 }
 
 /// How a bridge network is joined to the world outside, by Docker's names.
@@ -115,9 +129,12 @@ pub struct MacvlanRecord {
     /// MTU of endpoints; the parent's when none.
     #[serde(default)]
     pub mtu: Option<u32>,
-    /// The parent is a VLAN of this number on another interface, made by us and removed with the network.
+    /// The parent is called as a VLAN of this number on another interface is, and is made where it is missing.
     #[serde(default)]
     pub vlan: Option<u16>,
+    /// That VLAN was made by us, and is removed with the last network on it.
+    #[serde(default)]
+    pub made: bool,
 }
 
 /// `macvlan_mode`.

@@ -39,6 +39,8 @@ pub(crate) struct Link {
     pub(crate) kind: String,
     /// Index of the bridge it is a port of.
     pub(crate) master: Option<u32>,
+    /// Its Ethernet address.
+    pub(crate) mac: Option<Mac>,
 }
 
 /// A pair to make: one end a port of a bridge here, the other `eth0` there.
@@ -166,43 +168,20 @@ impl Routes {
         }
     }
 
-    /// The index of the link that packets of IPv4, or else of IPv6, leave by for elsewhere.
-    pub(crate) fn way_out(&mut self) -> Result<Option<u32>, Refused> {
-        let mut out: [Option<u32>; 2] = [None, None];
-        self.ask(RouteNetlinkMessage::GetRoute(RouteMessage::default()), NLM_F_DUMP, |answer| {
-            let RouteNetlinkMessage::NewRoute(message) = answer else { return };
-            let unicast = message.header.kind == RouteType::Unicast;
-            if message.header.destination_prefix_length != 0 || !unicast {
-                return;
-            }
-            let oif = message.attributes.iter().find_map(|a| match a {
-                RouteAttribute::Oif(index) => Some(*index),
-                _ => None,
-            });
-            let family = usize::from(message.header.address_family == AddressFamily::Inet6);
-            out[family] = out[family].or(oif);
-        })?;
-        Ok(out[0].or(out[1]))
-    }
-
     /// Lets answers for `::1` come in by this link: those of containers to connections from this host's loopback, once the
     /// firewall has translated them back. What IPv4 has `route_localnet` for. Being there already is fine.
     pub(crate) fn let_loopback_in(&mut self, index: u32) -> Result<(), Refused> {
-        let mut message = RouteMessage::default();
-        message.header.address_family = AddressFamily::Inet6;
-        message.header.destination_prefix_length = 128;
-        message.header.table = RT_TABLE_LOCAL;
-        message.header.protocol = RouteProtocol::Boot;
-        message.header.scope = RouteScope::Universe;
-        message.header.kind = RouteType::Local;
-        message.attributes = vec![
-            RouteAttribute::Destination(RouteAddress::Inet6(std::net::Ipv6Addr::LOCALHOST)),
-            RouteAttribute::Oif(index),
-            // Behind loopback's own, which is what this host's packets take.
-            RouteAttribute::Priority(LOOPBACK_PRIORITY),
-        ];
-        match self.send(vec![(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)]) {
+        let message = RouteNetlinkMessage::NewRoute(loopback_route(index));
+        match self.send(vec![(message, NLM_F_CREATE | NLM_F_EXCL)]) {
             Err(refused) if refused.is(Errno::EXIST) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Undoes [`Routes::let_loopback_in`]; nothing to undo is fine.
+    pub(crate) fn keep_loopback_out(&mut self, index: u32) -> Result<(), Refused> {
+        match self.send(vec![(RouteNetlinkMessage::DelRoute(loopback_route(index)), 0)]) {
+            Err(refused) if refused.is(Errno::SRCH) => Ok(()),
             result => result,
         }
     }
@@ -463,12 +442,30 @@ fn default_route(index: u32, gateway: IpAddr) -> Request {
     (RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
+fn loopback_route(index: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    message.header.destination_prefix_length = 128;
+    message.header.table = RT_TABLE_LOCAL;
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Local;
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet6(std::net::Ipv6Addr::LOCALHOST)),
+        RouteAttribute::Oif(index),
+        // Behind loopback's own, which is what this host's packets take.
+        RouteAttribute::Priority(LOOPBACK_PRIORITY),
+    ];
+    message
+}
+
 fn read_link(message: &LinkMessage) -> Link {
     let mut link = Link { index: message.header.index, ..Link::default() };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Controller(master) => link.master = Some(*master),
+            LinkAttribute::Address(mac) => link.mac = mac[..].try_into().ok().map(Mac),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     if let LinkInfo::Kind(kind) = info {

@@ -261,7 +261,9 @@ impl Worker {
             }
         })?;
         for Reservation { ports, sockets } in reserved {
-            held.sockets.extend(ports.first().map(|port| (port.clone(), sockets)));
+            // Where one family is reached at the container's own address, the other's port is what they keep.
+            let kept = ports.iter().find(|port| port.host_port != 0);
+            held.sockets.extend(kept.map(|port| (port.clone(), sockets)));
             held.record.ports.extend(ports);
         }
         reached("sandbox.ports-reserved");
@@ -312,6 +314,7 @@ impl Worker {
     pub(crate) fn release(&mut self, container: &ContainerId) {
         let forwards = self.forwards(container);
         let Some(held) = self.books().take(container) else { return };
+        self.changes.end(container);
         if !forwards.is_empty() {
             if let Err(error) = self.change_firewall(|firewall| firewall.unpublish(&forwards)) {
                 // The next change or sweep replaces the table.

@@ -2,10 +2,10 @@
 //! Which subnets a new network gets: those asked for, completed, else some of the pools'.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use berth_domain::{Error, Result};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::ipam::{Family, choose_subnet, first_host, never_a_hosts, overlap};
 use crate::predefined::{no_pool, with_local_pool};
@@ -16,8 +16,13 @@ use crate::{AddressPool, AddressRange, NetworkRequest, bridge};
 const MOST: usize = 64;
 
 impl Worker {
-    /// The ranges of a network to be. `gateways` says that the host has an address on it.
-    pub(crate) fn ranges(&mut self, request: &NetworkRequest, gateways: bool) -> Result<Vec<AddressRange>> {
+    /// The ranges of a network to be. `gateways` says in which family (IPv4, IPv6) the host has
+    /// an address on it.
+    pub(crate) fn ranges(
+        &mut self,
+        request: &NetworkRequest,
+        gateways: [bool; 2],
+    ) -> Result<Vec<AddressRange>> {
         if request.ranges.len() > MOST {
             return Err(Error::invalid(format!("a network has at most {MOST} subnets")));
         }
@@ -27,7 +32,8 @@ impl Worker {
             others.flat_map(|n| n.ranges.iter()).map(|r| r.subnet.trunc()).collect()
         };
         let mut ranges = Vec::new();
-        for (family, wanted) in [(Family::V4, request.ipv4), (Family::V6, request.ipv6)] {
+        let families = [(Family::V4, request.ipv4), (Family::V6, request.ipv6)];
+        for ((family, wanted), gateways) in families.into_iter().zip(gateways) {
             let asked = request.ranges.iter().filter(|r| Family::of_net(r.subnet) == family);
             if !wanted {
                 for range in asked {
@@ -86,6 +92,9 @@ fn complete(range: &AddressRange, taken: &[IpNet], gateway: bool) -> Result<Addr
     if !(1..=longest).contains(&subnet.prefix_len()) {
         return Err(bad(format!("invalid subnet {subnet}: a prefix length of 1 to {longest} expected")));
     }
+    if let Some((special, what)) = special().into_iter().find(|(special, _)| overlap(special, &subnet)) {
+        return Err(bad(format!("invalid subnet {subnet}: {special} is {what}, where no container can be")));
+    }
     if taken.iter().any(|other| overlap(other, &subnet)) {
         return Err(Error::forbidden(
             "invalid pool request: Pool overlaps with other one on this address space",
@@ -125,6 +134,20 @@ fn complete(range: &AddressRange, taken: &[IpNet], gateway: bool) -> Result<Addr
         gateway_chosen_by_user: range.gateway.is_some(),
         ..range.clone()
     })
+}
+
+/// Addresses that are no single host's.
+fn special() -> [(IpNet, &'static str); 6] {
+    let v4 = |a, length| IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, 0, 0, 0), length));
+    let v6 = |number, length| IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from(number), length));
+    [
+        (v4(0, 8), "unspecified"),
+        (v4(127, 8), "loopback"),
+        (v4(224, 4), "multicast"),
+        (v6(0_u128, 128), "unspecified"),
+        (v6(1, 128), "loopback"),
+        (v6(0xff << 120, 8), "multicast"),
+    ]
 }
 
 /// As the reference words it.

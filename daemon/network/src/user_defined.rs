@@ -93,18 +93,21 @@ impl Worker {
             return Err(Error::invalid("IPv4 or IPv6 must be enabled"));
         }
         network.interface_prefix = interface_prefix(&request.options)?;
-        let mut gateways = true;
+        let mut gateways = [true; 2];
         match request.driver {
             Driver::Bridge => {
                 let bridge = self.bridge_settings(request, &network.id)?;
-                gateways = bridge.gateway_mode_ipv4 != GatewayMode::Isolated;
+                let modes = [bridge.gateway_mode_ipv4, bridge.gateway_mode_ipv6];
+                gateways = modes.map(|mode| mode != GatewayMode::Isolated);
                 network.bridge = Some(bridge);
             }
             Driver::Macvlan => {
-                let books = self.books();
-                let others = books.networks().map(AsRef::as_ref);
-                network.macvlan = Some(macvlan::settings(request, &network.id, others)?);
-                drop(books);
+                let mut settings = {
+                    let others: Vec<_> = self.books().networks().cloned().collect();
+                    macvlan::settings(request, &network.id, &others)?
+                };
+                macvlan::note_making(&mut self.routes, &mut settings)?;
+                network.macvlan = Some(settings);
             }
             Driver::Host | Driver::Null => {
                 let driver = request.driver.as_str();
@@ -132,23 +135,35 @@ impl Worker {
 
     /// What cannot be removed is logged: the network is gone for its user.
     fn take_down(&mut self, network: &NetworkRecord) {
-        let link = self.books().link(&network.id);
-        let ours = match (&network.bridge, &network.macvlan) {
-            (Some(bridge), _) => !bridge.adopted,
+        let index = self.books().link(&network.id);
+        let made = match (&network.bridge, &network.macvlan) {
+            (Some(bridge), _) if bridge.adopted => {
+                if let Err(error) = bridge::leave(&mut self.routes, network) {
+                    tracing::warn!(network = %network.name, error = %error.chain(), "leaving a bridge as it was found");
+                }
+                return;
+            }
+            (Some(bridge), _) => Some((bridge.link.as_str(), "bridge")),
             (_, Some(macvlan)) => {
                 let books = self.books();
                 let mut others =
                     books.networks().filter(|n| n.id != network.id).filter_map(|n| n.macvlan.as_ref());
-                macvlan::is_ours(network) && !others.any(|other| other.parent == macvlan.parent)
+                let kind = macvlan::made_kind(network);
+                kind.filter(|_| !others.any(|other| other.parent == macvlan.parent))
+                    .map(|kind| (macvlan.parent.as_str(), kind))
             }
-            _ => false,
+            _ => None,
         };
-        if let (Some(index), true) = (link, ours) {
-            match self.routes.delete(index) {
-                Ok(()) => {}
-                Err(e) if e.is(rustix::io::Errno::NODEV) => {}
-                Err(error) => tracing::warn!(network = %network.name, %error, "removing a network's link"),
-            }
+        let (Some(index), Some((name, kind))) = (index, made) else { return };
+        // Whatever else may be called so by now is not ours.
+        let removed = self.routes.link(name).and_then(|link| match link {
+            Some(link) if link.index == index && link.kind == kind => self.routes.delete(index),
+            _ => Ok(()),
+        });
+        match removed {
+            Ok(()) => {}
+            Err(e) if e.is(rustix::io::Errno::NODEV) => {}
+            Err(error) => tracing::warn!(network = %network.name, %error, "removing a network's link"),
         }
     }
 
@@ -217,7 +232,11 @@ impl Worker {
             return Err(Error::forbidden(format!("bridge {name} belongs to another network")));
         }
         let there = self.routes.link(name).map_err(|e| Error::internal("looking for a link").because(e))?;
-        Ok(BridgeRecord { link: name.clone(), adopted: there.is_some(), ..settings })
+        let found = match &there {
+            Some(link) => Some(bridge::found(&mut self.routes, link)?),
+            None => None,
+        };
+        Ok(BridgeRecord { link: name.clone(), adopted: there.is_some(), found, ..settings })
     }
 }
 

@@ -8,6 +8,7 @@ use berth_domain::{Error, Result};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::books::{self, Books};
+use crate::changing::Changes;
 use crate::dns::Dns;
 use crate::netlink::Netlink;
 use crate::netns;
@@ -32,6 +33,7 @@ pub(crate) struct Worker {
     pub(crate) config: NetworkConfig,
     books: Arc<Mutex<Books>>,
     pub(crate) records: Records,
+    pub(crate) changes: Changes,
     pub(crate) routes: Routes,
     firewall: Option<(Firewall, Watch)>,
     jobs: mpsc::WeakSender<Job>,
@@ -90,6 +92,7 @@ impl Worker {
     ) -> Result<Self> {
         let mut worker = Self {
             records: Records::open(&config.data_root)?,
+            changes: Changes::open(&config.data_root)?,
             routes: Routes::open().map_err(|e| Error::internal("opening a route socket").because(e))?,
             firewall: None,
             jobs,
@@ -272,6 +275,14 @@ impl Worker {
             return Ok(());
         }
         self.firewall()?.replace(&known)
+    }
+
+    /// Until now it held the ports of containers that were not adopted yet.
+    pub(crate) fn remove_old_firewall(&mut self) -> Result<()> {
+        match &mut self.firewall {
+            Some((firewall, _)) => firewall.remove_predecessor(),
+            None => Ok(()),
+        }
     }
 
     /// Changes the table by a few elements; where it is not as it should be (somebody flushed it), all of it is made anew from the books, which must

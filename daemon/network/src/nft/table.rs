@@ -5,7 +5,7 @@
 //! `nft flush ruleset` work: there is no moment without rules.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_domain::Error;
 use rustix::io::Errno;
@@ -17,6 +17,7 @@ use super::schema::{
 use crate::netlink::{Attributes, NETLINK_NETFILTER, Netlink};
 
 const NFPROTO_INET: u8 = 1;
+const NFPROTO_IPV4: u8 = 2;
 /// Elements in one message: an attribute holds 64 KiB, an element less than 160 bytes.
 const ELEMENTS: usize = 400;
 
@@ -162,6 +163,33 @@ impl Firewall {
         committed.map_err(|e| explain(e, &table))?;
         self.handles = handles;
         Ok(())
+    }
+
+    /// Removes the table of the same name that earlier daemons had, in IPv4's family alone. Whether it is theirs is told by its chains.
+    pub(crate) fn remove_predecessor(&mut self) -> Result<(), Error> {
+        let (table, mut chains) = (self.table.clone(), BTreeSet::new());
+        let listed = dump(
+            &mut self.netlink,
+            Kind::GetChain,
+            NFPROTO_IPV4,
+            |_| {},
+            |object| {
+                let attrs: BTreeMap<u16, &[u8]> = Attributes(object).collect();
+                if let (true, Some(name)) = (attrs.get(&1).is_some_and(|t| text(t) == table), attrs.get(&3)) {
+                    chains.insert(text(name).into_owned());
+                }
+            },
+        );
+        listed.map_err(|e| Error::internal("listing the firewall's earlier chains").because(e))?;
+        if !CHAINS.iter().all(|(name, _)| chains.contains(*name)) {
+            return Ok(());
+        }
+        tracing::warn!(%table, "removing the table of an earlier daemon (family ip); what was in its chain admin belongs into ours (family inet)");
+        let mut batch = Batch::new(&mut self.netlink, NFPROTO_IPV4);
+        batch.message(Kind::DelTable, 0, "removing the table of an earlier daemon", |a| {
+            a.text(1, &table);
+        });
+        batch.commit().map_err(|e| explain(e, &table))
     }
 
     /// Our socket's number, by which the kernel tells others of our changes.

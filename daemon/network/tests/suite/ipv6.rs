@@ -200,3 +200,19 @@ fn the_default_bridge_can_have_ipv6() {
     lab.restart();
     assert_eq!(lab.host.sh("ip -6 -o addr show dev berth0"), "", "and can have it no longer");
 }
+
+#[test]
+fn containers_of_a_bridge_without_icc_are_isolated_by_ipv6_too() {
+    for filtered in [false, true] {
+        let lab = lab(filtered);
+        let apart = |n: &mut NetworkRequest| {
+            n.ipv6 = true;
+            n.options.insert("com.docker.network.bridge.enable_icc".into(), "false".into());
+        };
+        lab.network("apart", apart).unwrap();
+        let (one, two) = (lab.on("apart", &[]), lab.on("apart", &[]));
+        let _server = one.ns.listen6(80);
+        two.ns.cannot_connect((one.ip6(), 80));
+        two.ns.cannot_connect((one.ip(), 80));
+    }
+}

@@ -82,3 +82,80 @@ fn what_is_missing_is_said() {
         Err(error) => assert!(error.chain().contains("CONFIG_DUMMY"), "{}", error.chain()),
     }
 }
+
+#[test]
+fn a_vlan_that_was_there_stays() {
+    let lab = Lab::new();
+    let made = lab.host.sh("ip link add link up0 name up0.10 type vlan id 10 2>&1 || true");
+    if made.contains("not supported") || made.contains("Unknown device type") {
+        // A link of another kind that is called so does as well.
+        lab.host.sh("ip link add up0.10 type veth peer name up1");
+    }
+    for name in ["one", "two"] {
+        let vlan = |n: &mut NetworkRequest| {
+            n.driver = Driver::Macvlan;
+            n.options.insert("parent".into(), "up0.10".into());
+        };
+        let network = lab.network(name, vlan).unwrap();
+        let macvlan = network.macvlan.clone().unwrap();
+        assert_eq!((macvlan.vlan, macvlan.made), (Some(10), false));
+    }
+    for name in ["one", "two"] {
+        wait(lab.networks.network_remove(name)).unwrap();
+        lab.host.sh("ip link show up0.10");
+    }
+}
+
+#[test]
+fn a_vlan_of_ours_goes_with_the_last_network_on_it() {
+    let lab = Lab::new();
+    let vlan = |n: &mut NetworkRequest| {
+        n.driver = Driver::Macvlan;
+        n.options.insert("parent".into(), "up0.11".into());
+    };
+    let there = || lab.host.sh("ip -o link").contains("up0.11");
+    match lab.network("one", vlan) {
+        Ok(network) => assert!(network.macvlan.as_ref().unwrap().made),
+        Err(error) => {
+            assert!(error.chain().contains("CONFIG_VLAN_8021Q"), "{}", error.chain());
+            return;
+        }
+    }
+    lab.network("two", vlan).unwrap();
+    wait(lab.networks.network_remove("one")).unwrap();
+    assert!(there());
+    wait(lab.networks.network_remove("two")).unwrap();
+    assert!(!there());
+}
+
+#[test]
+fn adopting_takes_no_link_from_a_container() {
+    use std::os::fd::AsFd as _;
+    let mut lab = Lab::new();
+    lab.network("mac", on_parent("up0")).unwrap();
+    let one = lab.on("mac", &[]);
+    let copy = || Some(one.ns.0.try_clone().unwrap());
+    let member = lab.create(Mode::Container(copy().unwrap()), &[]).unwrap();
+    lab.restart();
+    wait(lab.networks.sandbox_adopt(&member.id, member.record.clone(), copy(), Vec::new())).unwrap();
+    wait(lab.networks.sandbox_adopt(&one.id, one.record.clone(), copy(), Vec::new())).unwrap();
+    wait(lab.networks.sweep(&[one.id.clone(), member.id.clone()])).unwrap();
+    assert!(one.ns.sh("ip -o link").contains("eth0"));
+    // A link of the container's own is in the way, and stays.
+    let plain = lab.container(&[]);
+    plain.ns.sh("ip link add eth1 link eth0 type macvlan");
+    let request = EndpointRequest::on("mac");
+    wait(lab.networks.sandbox_connect(&plain.id, plain.ns.0.as_fd(), request)).unwrap_err();
+    wait(lab.networks.sweep(&[one.id.clone(), member.id.clone(), plain.id.clone()])).unwrap();
+    assert!(plain.ns.sh("ip -o link").contains("eth1"));
+    // What was connected and not recorded goes.
+    plain.ns.sh("ip link del eth1");
+    let request = EndpointRequest::on("mac");
+    wait(lab.networks.sandbox_connect(&plain.id, plain.ns.0.as_fd(), request)).unwrap();
+    assert!(plain.ns.sh("ip -o link").contains("eth1"));
+    lab.restart();
+    let netns = Some(plain.ns.0.try_clone().unwrap());
+    wait(lab.networks.sandbox_adopt(&plain.id, plain.record.clone(), netns, Vec::new())).unwrap();
+    assert!(!plain.ns.sh("ip -o link").contains("eth1"));
+    assert!(plain.ns.sh("ip -o link").contains("eth0"));
+}

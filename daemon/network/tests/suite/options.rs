@@ -203,3 +203,98 @@ fn settings_can_be_kept_apart() {
     let error = wait(lab.networks.network_remove("kept")).unwrap_err();
     assert_eq!(error.chain(), "error while removing network: configuration network \"kept\" is in use");
 }
+
+#[test]
+fn isolation_is_of_each_family() {
+    let lab = Lab::new();
+    let isolated = |family: &str| {
+        let key = format!("com.docker.network.bridge.gateway_mode_ipv{family}");
+        move |n: &mut NetworkRequest| {
+            (n.internal, n.ipv6) = (true, true);
+            n.options.insert(key.clone(), "isolated".into());
+        }
+    };
+    let addresses = |network: &NetworkRecord, family: &str| {
+        let link = &network.bridge.as_ref().unwrap().link;
+        lab.host.sh(&format!("ip {family} -o addr show dev {link}"))
+    };
+    let gateways = |network: &NetworkRecord| -> Vec<bool> {
+        network.ranges.iter().map(|range| range.gateway.is_some()).collect()
+    };
+    let six = lab.network("six", isolated("6")).unwrap();
+    let (one, two) = (lab.on("six", &[]), lab.on("six", &[]));
+    assert_eq!(addresses(&six, "-6"), "", "not even one of the link's own");
+    assert_ne!(addresses(&six, "-4"), "");
+    assert_eq!(gateways(&six), [true, false]);
+    let server = one.ns.listen6(80);
+    talk(&two.ns, (one.ip6(), 80), &server);
+    let four = lab.network("four", isolated("4")).unwrap();
+    assert_eq!(addresses(&four, "-4"), "");
+    assert!(addresses(&four, "-6").contains("fe80::1/64"));
+    assert_eq!(gateways(&four), [false, true]);
+}
+
+#[test]
+fn a_bridge_of_others_is_left_as_it_was_found() {
+    let lab = Lab::new();
+    let named = with(&[("com.docker.network.bridge.name", "br9")]);
+    lab.host.sh("ip link add br9 type bridge; ip link set br9 up; ip addr add 10.9.0.9/24 dev br9
+         echo 0 > /proc/sys/net/ipv6/conf/br9/disable_ipv6; echo 2 > /proc/sys/net/ipv6/conf/br9/accept_ra
+         ip addr add fd09::9/64 dev br9 nodad");
+    let settings = || {
+        lab.host.sh(
+            "cd /proc/sys/net; cat ipv6/conf/br9/disable_ipv6 ipv6/conf/br9/accept_ra ipv4/conf/br9/route_localnet
+             ip -o addr show dev br9 scope global | tr -s ' ' | cut -d' ' -f 3,4; ip -6 route show table local ::1 dev br9",
+        )
+    };
+    let found = settings();
+    lab.network("plain", &named).unwrap();
+    assert!(settings().starts_with("0\n2\n1\n"), "{}", settings());
+    wait(lab.networks.network_remove("plain")).unwrap();
+    assert_eq!(settings(), found);
+    let both = |n: &mut NetworkRequest| {
+        n.ipv6 = true;
+        named(n);
+    };
+    let network = lab.network("both", both).unwrap();
+    assert!(settings().contains("local ::1"), "{}", settings());
+    assert!(settings().contains(&network.ranges[1].gateway.unwrap().to_string()));
+    wait(lab.networks.network_remove("both")).unwrap();
+    assert_eq!(settings(), found);
+    lab.host.sh("echo 1 > /proc/sys/net/ipv6/conf/br9/disable_ipv6");
+    let error = lab.network("off", both).unwrap_err();
+    assert!(error.chain().contains("IPv6 is off on the bridge br9"), "{}", error.chain());
+    assert!(lab.networks.resolve("off").is_err());
+}
+
+#[test]
+fn a_bridge_that_cannot_be_set_up_is_not_left_behind() {
+    let mut lab = Lab::new();
+    // The kernel knows no IPv6 with frames this short.
+    let change = |config: &mut NetworkConfig| {
+        (config.bridge, config.mtu, config.ipv6) = (Some("berth7".into()), 1000, true);
+    };
+    let error = lab.restart_with(change).unwrap_err();
+    assert!(error.chain().contains("giving berth7 the address"), "{}", error.chain());
+    assert!(!lab.host.sh("ip -o link").contains("berth7"));
+}
+
+#[test]
+fn addresses_of_nobody_are_no_subnets() {
+    let lab = Lab::new();
+    let before = lab.host.sh("ip -o link | wc -l");
+    for subnet in ["127.9.0.0/24", "224.1.0.0/16", "0.0.0.0/8", "::/64", "ff02::/64"] {
+        let error = lab
+            .network("bad", |n| {
+                n.ipv6 = subnet.contains(':');
+                n.ranges = vec![range(subnet, None, None, &[])];
+            })
+            .unwrap_err();
+        assert!(
+            error.meaning() == Meaning::InvalidInput && error.chain().contains(subnet),
+            "{}",
+            error.chain()
+        );
+    }
+    assert_eq!(lab.host.sh("ip -o link | wc -l"), before);
+}

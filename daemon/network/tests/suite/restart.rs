@@ -235,3 +235,30 @@ fn the_port_is_kept_while_the_daemon_is_away() {
     drop(container);
     until("the port is free", || bind().is_ok());
 }
+
+#[test]
+fn the_table_of_an_earlier_daemon_goes() {
+    let mut lab = Lab::new();
+    let chains = [
+        "admin",
+        "publish",
+        "into_bridge",
+        "raw_prerouting",
+        "prerouting",
+        "output",
+        "postrouting",
+        "forward",
+    ];
+    lab.host.sh("nft add table ip berth; nft add chain ip berth forward");
+    lab.restart();
+    wait(lab.networks.sweep(&[])).unwrap();
+    assert!(lab.host.sh("nft list tables").contains("table ip berth"), "it may be anybody's");
+    for chain in chains {
+        lab.host.sh(&format!("nft add chain ip berth {chain}"));
+    }
+    lab.restart();
+    assert!(lab.host.sh("nft list tables").contains("table ip berth"), "it has ports until the sweep");
+    wait(lab.networks.sweep(&[])).unwrap();
+    assert!(!lab.host.sh("nft list tables").contains("table ip berth"));
+    lab.table();
+}
