@@ -61,7 +61,10 @@ impl Shim {
                 let init = container.processes.get_mut(&INIT);
                 // When it has ended and all is read, there is nothing to join: the socket closes.
                 let detached = match init.filter(|init| !(init.code.is_some() && init.stdio.drained())) {
-                    Some(init) => init.stdio.attach(socket, &attach, Standing::Onlooker),
+                    Some(init) => {
+                        let standing = if attach.from_start { Standing::Pipe } else { Standing::Onlooker };
+                        init.stdio.attach(socket, &attach, standing)
+                    }
                     None => Stdio::refuse(socket, &attach),
                 };
                 self.link.reply(asker, Reply::Done);

@@ -46,6 +46,8 @@ struct Inside {
 #[derive(Debug)]
 pub(crate) struct Place {
     door: Arc<Door>,
+    /// It was reserved before the container ran.
+    from_start: bool,
 }
 
 impl Drop for Place {
@@ -79,7 +81,7 @@ impl Door {
             return Err(Error::unavailable("too many clients wait for the container's streams"));
         }
         inside.reserved += 1;
-        Ok(Place { door: Arc::clone(self) })
+        Ok(Place { door: Arc::clone(self), from_start: inside.shim.is_none() })
     }
 
     /// Takes a place: hands the guest to the shim if the container runs, else lets it wait for the start.
@@ -87,7 +89,8 @@ impl Door {
     /// # Errors
     ///
     /// The shim refuses or has gone.
-    pub(crate) async fn enter(place: Place, guest: Guest) -> Result<()> {
+    pub(crate) async fn enter(place: Place, mut guest: Guest) -> Result<()> {
+        guest.attach.from_start = place.from_start;
         let shim = {
             let mut inside = place.door.lock();
             match &inside.shim {

@@ -56,6 +56,7 @@ fn attach(fd: u16) -> Attach {
         stderr: true,
         multiplexed: false,
         detach_keys: Vec::new(),
+        from_start: false,
     }
 }
 

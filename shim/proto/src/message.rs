@@ -218,6 +218,10 @@ pub struct Attach {
     /// The key sequence that ends the attachment and not the process; empty for none.
     #[serde(default)]
     pub detach_keys: Vec<u8>,
+    /// It was asked for before the process began, by whoever runs it: its output is all there, however slow it is read.
+    /// One who comes later looks on, and is let go of when he is stuck.
+    #[serde(default)]
+    pub from_start: bool,
 }
 
 /// A further process in the container.

@@ -43,7 +43,12 @@ impl Squeeze {
         partial.push(".gz.tmp");
         let partial = PathBuf::from(partial);
         let source = File::open(numbered(path, number, false))?;
-        let target = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&partial)?;
+        // A child of a shim that was killed may still be writing to the last one.
+        match std::fs::remove_file(&partial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let target = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&partial)?;
         match sys::fork()? {
             Some(pid) => Ok(Self { pid, number, partial }),
             None => {
@@ -102,5 +107,7 @@ fn compress(source: OwnedFd, target: OwnedFd) -> io::Result<()> {
     let mut encoder = GzBuilder::new().comment(original).write(&mut target, Compression::fast());
     io::copy(&mut source, &mut encoder)?;
     encoder.finish()?;
-    target.flush()
+    target.flush()?;
+    // The plain file goes once this one has its name: its content must be on the disk before that.
+    target.get_ref().sync_all()
 }

@@ -299,6 +299,7 @@ mod tests {
             stderr: true,
             multiplexed: false,
             detach_keys: Vec::new(),
+            from_start: false,
         };
         let check = |standing, gone| {
             let mut client = Client::new(ours.try_clone().unwrap().into(), &attach, standing);

@@ -133,6 +133,7 @@ impl Engine {
             multiplexed,
             // Without a terminal the bytes are data: the sequence in them means nothing.
             detach_keys: if now.config.tty { keys } else { Vec::new() },
+            from_start: false,
         };
         Ok(AttachTicket { place, attach, stream: options.stream, replay, engine: Arc::clone(self), now })
     }

@@ -72,6 +72,7 @@ impl Engine {
         let mut warnings = spec::normalise(&mut host_config, &self.defaults, &self.backends.facts)?;
         // Once before the image is looked for: a client that gets 404 pulls it.
         let wanted = asked::derive(&self.config, &config, &host_config, &networking)?;
+        wanted.log.check()?;
         self.check_lenders(&wanted)?;
         self.fix_links(&mut host_config)?;
 

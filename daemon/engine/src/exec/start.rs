@@ -159,6 +159,7 @@ impl ExecTicket {
                 multiplexed: !config.tty,
                 // Without a terminal the bytes are data.
                 detach_keys: if config.tty { detach_keys } else { Vec::new() },
+                from_start: false,
             }),
         };
         shim.exec(exec, socket.map(|socket| socket.as_fd())).await.map_err(|error| match error {

@@ -97,6 +97,18 @@ impl LogChoice {
         Self { file: Some(FileChoice::default_for(LogFormat::Json)), ..Self::nowhere() }
     }
 
+    /// Whether who is to be told of the lines is there now.
+    ///
+    /// # Errors
+    ///
+    /// A socket is not there.
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.remote {
+            Some(Remote::Syslog(syslog)) => syslog.address.check(),
+            Some(Remote::Journald) | None => Ok(()),
+        }
+    }
+
     /// Checks a log config.
     ///
     /// # Errors

@@ -74,9 +74,6 @@ fn address(text: &str) -> Result<Address> {
     };
     match scheme {
         "unix" | "unixgram" => {
-            if let Err(error) = std::fs::metadata(Path::new(rest)) {
-                return Err(Error::invalid(format!("syslog-address {text:?}")).because(error));
-            }
             let path = rest.to_owned();
             Ok(if scheme == "unix" { Address::Unix(path) } else { Address::UnixDatagram(path) })
         }
@@ -101,6 +98,18 @@ fn facility(text: &str) -> Result<u8> {
 }
 
 impl Address {
+    /// Whether its socket is there, which is asked when a container is made: later it may come and go.
+    ///
+    /// # Errors
+    ///
+    /// It is not.
+    pub(crate) fn check(&self) -> Result<()> {
+        let (Self::Unix(path) | Self::UnixDatagram(path)) = self else { return Ok(()) };
+        std::fs::metadata(path)
+            .map(drop)
+            .map_err(|error| Error::invalid(format!("syslog-address {path:?}")).because(error))
+    }
+
     /// The address as the shim is told: names are looked up here, as the shim has no resolver.
     ///
     /// # Errors
@@ -144,7 +153,7 @@ mod tests {
         assert_eq!(address("tcp://h:99").unwrap(), Address::Tcp("h:99".into()));
         assert_eq!(address("unixgram:///dev/null").unwrap(), Address::UnixDatagram("/dev/null".into()));
         assert_eq!(address("corn://x").unwrap_err().to_string(), "unsupported scheme: 'corn'");
-        assert!(address("unix:///nowhere/x").is_err());
+        assert!(address("unix:///nowhere/x").unwrap().check().is_err());
         assert!(address("tcp+tls://x").unwrap_err().to_string().contains("TLS is not implemented"));
     }
 

@@ -86,7 +86,18 @@ fn unpack(packed: &File, path: &Path) -> io::Result<File> {
     std::fs::remove_file(&name)?;
     let mut packed = packed;
     packed.rewind()?;
-    io::copy(&mut GzDecoder::new(BufReader::new(packed)), &mut file)?;
+    match io::copy(&mut GzDecoder::new(BufReader::new(packed)), &mut file) {
+        // What can be read of a damaged file is shown, and what is newer still is.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+            ) =>
+        {
+            tracing::warn!(path = %path.display(), %error, "a compressed log is damaged");
+        }
+        copied => drop(copied?),
+    }
     Ok(file)
 }
 

@@ -119,6 +119,7 @@ async fn descriptors_travel_both_ways() {
             stderr: true,
             multiplexed: true,
             detach_keys: Vec::new(),
+            from_start: false,
         }),
     };
     assert_eq!(soon(shim.exec(exec, Some(write.as_fd()))).await.unwrap(), 42);

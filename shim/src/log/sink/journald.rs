@@ -17,8 +17,8 @@ use crate::stdcopy::Stream;
 pub(super) struct Journald {
     /// The fields of every entry.
     fields: Vec<u8>,
-    /// Tells the parts of one line from those of another.
-    partial: Option<Partial>,
+    /// Tells the parts of one line from those of another, by stream.
+    partial: [Option<Partial>; 2],
     /// This run, and how many entries it made: order where times are equal.
     epoch: String,
     ordinal: u64,
@@ -36,7 +36,7 @@ impl Journald {
         for (name, value) in fields {
             push(&mut bytes, name, value.as_bytes());
         }
-        Self { fields: bytes, partial: None, epoch: random(), ordinal: 0 }
+        Self { fields: bytes, partial: [None, None], epoch: random(), ordinal: 0 }
     }
 
     pub(super) fn message(&mut self, stream: Stream, line: &Line<'_>) -> Vec<u8> {
@@ -51,14 +51,15 @@ impl Journald {
         self.ordinal += 1;
         push(&mut out, "CONTAINER_LOG_EPOCH", self.epoch.as_bytes());
         push(&mut out, "CONTAINER_LOG_ORDINAL", self.ordinal.to_string().as_bytes());
-        if !line.whole || self.partial.is_some() {
-            let partial = self.partial.get_or_insert_with(|| Partial { id: random(), ordinal: 0 });
+        let unfinished = &mut self.partial[stream.index()];
+        if !line.whole || unfinished.is_some() {
+            let partial = unfinished.get_or_insert_with(|| Partial { id: random(), ordinal: 0 });
             partial.ordinal += 1;
             push(&mut out, "CONTAINER_PARTIAL_ID", partial.id.as_bytes());
             push(&mut out, "CONTAINER_PARTIAL_ORDINAL", partial.ordinal.to_string().as_bytes());
             push(&mut out, "CONTAINER_PARTIAL_LAST", if line.whole { b"true" } else { b"false" });
             if line.whole {
-                self.partial = None;
+                *unfinished = None;
             } else {
                 push(&mut out, "CONTAINER_PARTIAL_MESSAGE", b"true");
             }

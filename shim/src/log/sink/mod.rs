@@ -10,7 +10,8 @@
 //!
 //! What it does not take at once is queued up to a bound. Past it the container waits while the other side is up
 //! (as with the reference), and output is dropped while it is down or when that was asked for. A peer that is
-//! connected and takes nothing counts as down after a while: no log server may hold a container for ever.
+//! connected and takes nothing counts as down after a while, and so does one that is being tried: no log server may
+//! hold a container for ever.
 
 mod connect;
 mod journald;
@@ -40,6 +41,8 @@ const LAST_CALL: Duration = Duration::from_secs(10);
 const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 /// Messages handed over in one call.
 const GATHER: usize = 64;
+/// Bytes past the bound that one read of the container's output may make, each line with all its fields.
+const EXCESS: usize = 8 << 20;
 
 #[derive(Debug)]
 pub(super) struct Sink {
@@ -56,6 +59,10 @@ pub(super) struct Sink {
     dropped: u64,
     /// When it last took something, or had nothing to take.
     moved_at: Instant,
+    /// Until the next attempt to connect, should this one fail; short again once something was taken.
+    wait: Duration,
+    /// The first message was refused on account of an earlier one.
+    refused: bool,
     give_up_at: Option<Instant>,
 }
 
@@ -69,7 +76,7 @@ enum Words {
 enum Link {
     Up(OwnedFd),
     Trying(OwnedFd),
-    Down { again_at: Instant, wait: Duration },
+    Down { again_at: Instant },
 }
 
 impl Sink {
@@ -103,6 +110,8 @@ impl Sink {
             lossy: asked.lossy,
             dropped: 0,
             moved_at: Instant::now(),
+            wait: RETRY[0],
+            refused: false,
             give_up_at: None,
         })
     }
@@ -113,8 +122,8 @@ impl Sink {
             Words::Syslog(words) => words.message(stream, line),
         };
         // A read may hold more lines than there is room; one that must lose nothing is read no further then.
-        let full = self.queued + message.len() > self.limit;
-        if full && (self.lossy || matches!(self.link, Link::Down { .. })) {
+        let wanted = self.queued + message.len();
+        if wanted > self.limit && (self.lossy || !self.is_up()) || wanted > self.limit + EXCESS {
             if self.dropped == 0 {
                 say!("{}: lines are dropped until it takes them", connect::name(&self.address));
             }
@@ -126,6 +135,13 @@ impl Sink {
         }
         self.queued += message.len();
         self.queue.push_back(message);
+        if self.queue.len() % GATHER == 0 {
+            self.flush();
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        matches!(self.link, Link::Up(_))
     }
 
     /// Hands over what is taken at once.
@@ -155,6 +171,9 @@ impl Sink {
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR) => {}
                 // A port that nobody listens at says so of an earlier datagram; the next may be heard.
+                Err(Errno::CONNREFUSED) if matches!(self.address, SinkAddress::Udp(_)) && !self.refused => {
+                    self.refused = true;
+                }
                 Err(Errno::CONNREFUSED) if matches!(self.address, SinkAddress::Udp(_)) => {
                     let lost = first.len();
                     self.dropped += 1;
@@ -167,6 +186,7 @@ impl Sink {
 
     fn took(&mut self, mut bytes: usize) {
         self.moved_at = Instant::now();
+        (self.wait, self.refused) = (RETRY[0], false);
         if self.dropped > 0 && self.queued < self.limit / 2 {
             say!("{}: {} lines were lost", connect::name(&self.address), self.dropped);
             self.dropped = 0;
@@ -191,11 +211,16 @@ impl Sink {
         say!("{}: {error}", connect::name(&self.address));
         // Half a message cannot be completed on another connection.
         self.sent = 0;
-        self.link = Link::Down { again_at: Instant::now() + RETRY[0], wait: RETRY[0] };
+        self.down();
+    }
+
+    fn down(&mut self) {
+        self.link = Link::Down { again_at: Instant::now() + self.wait };
+        self.wait = (self.wait * 2).min(RETRY[1]);
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.lossy || self.queued < self.limit || matches!(self.link, Link::Down { .. })
+        self.lossy || self.queued < self.limit || !self.is_up()
     }
 
     /// The container has ended.
@@ -228,10 +253,7 @@ impl Sink {
     }
 
     fn up(&mut self) {
-        let trying = std::mem::replace(
-            &mut self.link,
-            Link::Down { again_at: Instant::now() + RETRY[0], wait: RETRY[0] },
-        );
+        let trying = std::mem::replace(&mut self.link, Link::Down { again_at: Instant::now() });
         if let Link::Trying(socket) = trying {
             self.moved_at = Instant::now();
             self.link = Link::Up(socket);
@@ -240,7 +262,7 @@ impl Sink {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let due = match &self.link {
-            Link::Down { again_at, .. } if !self.queue.is_empty() => Some(*again_at),
+            Link::Down { again_at } if !self.queue.is_empty() => Some(*again_at),
             Link::Up(_) | Link::Trying(_) if !self.queue.is_empty() => Some(self.moved_at + STALL),
             _ => None,
         };
@@ -253,14 +275,13 @@ impl Sink {
             Link::Up(_) | Link::Trying(_) if !self.queue.is_empty() && now >= self.moved_at + STALL => {
                 self.broke(Errno::TIMEDOUT);
             }
-            Link::Down { again_at, wait } if !self.queue.is_empty() && now >= *again_at => {
-                let wait = (*wait * 2).min(RETRY[1]);
+            Link::Down { again_at } if !self.queue.is_empty() && now >= *again_at => {
                 match connect::begin(&self.address) {
                     Ok(socket) => {
                         self.moved_at = now;
                         self.link = Link::Trying(socket);
                     }
-                    Err(_) => self.link = Link::Down { again_at: now + wait, wait },
+                    Err(_) => self.down(),
                 }
             }
             _ => {}

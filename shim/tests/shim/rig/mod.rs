@@ -401,6 +401,7 @@ pub fn attach(fd: u16) -> Attach {
         stderr: true,
         multiplexed: true,
         detach_keys: Vec::new(),
+        from_start: false,
     }
 }
 
