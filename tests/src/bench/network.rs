@@ -31,7 +31,7 @@ const WIDE: usize = 16;
 pub fn rows() -> Vec<Row> {
     use Aim::OfDocker;
     vec![
-        Row::new("network", "through a published port, from a neighbour", Seats::Api)
+        Row::new("traffic", "through a published port, from a neighbour", Seats::Api)
             .figure(Figure::more("throughput", "Gbit/s").aim(Client::Api, OfDocker(1.0)))
             .figure(Figure::less("a word there and back", "us").aim(Client::Api, OfDocker(1.0)))
             .rounds(7)
@@ -45,7 +45,7 @@ pub fn rows() -> Vec<Row> {
                     other: None,
                 })
             }),
-        Row::new("network", "from container to container", Seats::Api)
+        Row::new("traffic", "from container to container", Seats::Api)
             .figure(Figure::more("throughput", "Gbit/s").aim(Client::Api, OfDocker(1.0)))
             .figure(Figure::less("a word there and back", "us").aim(Client::Api, OfDocker(1.0)))
             .rounds(7)
@@ -55,7 +55,7 @@ pub fn rows() -> Vec<Row> {
                 let to = format!("{}:{INSIDE}", server.address);
                 Box::new(Traffic { to, server, client: client.netns.clone(), other: Some(client) })
             }),
-        Row::new("network", "names of containers", Seats::Api)
+        Row::new("traffic", "names of containers", Seats::Api)
             .figure(Figure::more("one after the other", "/s").aim(Client::Api, OfDocker(1.0)))
             .figure(Figure::more("16 wide", "/s").aim(Client::Api, OfDocker(1.0)))
             .rounds(7)
@@ -65,11 +65,11 @@ pub fn rows() -> Vec<Row> {
                 let make = |name: &str| Container::run_on(seat, name, network, &[]);
                 Box::new(Names { network, containers: [make("asker"), make("asked")] })
             }),
-        Row::new("network", "a container with 10 ports", Seats::ApiWithoutPodman)
+        Row::new("traffic", "a container with 10 ports", Seats::ApiWithoutPodman)
             .figure(Figure::less("start", "ms").aim(Client::Api, OfDocker(4.0)))
             .rounds(15)
             .work(|_| Box::new(Each(ten_ports))),
-        Row::new("network", "200 containers with 50 ports each", Seats::ApiWithoutPodman)
+        Row::new("traffic", "200 containers with 50 ports each", Seats::ApiWithoutPodman)
             .figure(Figure::less("the first 20 starts", "ms").aim(Client::Api, OfDocker(4.0)))
             .figure(Figure::less("the last 20 starts", "ms").aim(Client::Api, OfDocker(4.0)))
             .figure(Figure::less("the last to the first", "times").aim(Client::Api, Aim::AtMost(2.0)))
