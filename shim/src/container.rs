@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use berth_launch::trace::{self, mark};
 use berth_shim_proto::{
-    Attach, Event, ExitRecord, HeldFd, Launch, Reply, Root, SOCKET_NAME, SPEC_FILE, State, Target,
+    Attach, BindSource, Event, ExitRecord, HeldFd, Launch, Reply, Root, SOCKET_NAME, SPEC_FILE, State, Target,
 };
 
 use crate::files;
@@ -140,9 +141,11 @@ impl Container {
 
         mark("shim", "log and socket");
         let borrowed = netns.as_ref().map(AsFd::as_fd);
-        let built = build(launch, spec, borrowed, seccomp).inspect_err(|_| {
-            forget(&bundle.join(SOCKET_NAME));
-        });
+        let built = look_at(&launch.sources)
+            .and_then(|()| build(launch, spec, borrowed, seccomp))
+            .inspect_err(|_| {
+                forget(&bundle.join(SOCKET_NAME));
+            });
         let (runtime, started, warnings) = built?;
         let pid = started.pid;
         let mut stdio = Stdio::new(started.ends, log, launch.stdin_once);
@@ -384,6 +387,30 @@ impl Container {
         }
         self.dissolve();
     }
+}
+
+/// Makes sources of binds that are to be made, and has words for those that are missing.
+fn look_at(sources: &[BindSource]) -> Outcome<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    for BindSource { path, create } in sources {
+        let missing = match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => return Err(internal(&format!("stat {path}"), error)),
+            Ok(_) => false,
+        };
+        if missing && !create {
+            return Err(invalid(format!(
+                "invalid mount config for type \"bind\": bind source path does not exist: {path}"
+            )));
+        }
+        if missing {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
+            made.map_err(|error| {
+                internal(&format!("error while creating mount source path '{path}': mkdir {path}"), error)
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn build(

@@ -18,6 +18,50 @@ where
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// A list or map as it was given: clients that send `null` or nothing see `null` again, those that send an empty one see
+/// it empty. Otherwise it is what it holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Given<T> {
+    value: T,
+    given: bool,
+}
+
+impl<T> std::ops::Deref for Given<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> std::ops::DerefMut for Given<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+impl<T> From<T> for Given<T> {
+    fn from(value: T) -> Self {
+        Self { value, given: true }
+    }
+}
+
+impl<'de, T: Default + Deserialize<'de>> Deserialize<'de> for Given<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Option::<T>::deserialize(deserializer)?.map(Self::from).unwrap_or_default())
+    }
+}
+
+impl<T: Default + PartialEq + Serialize> Serialize for Given<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.given || self.value != T::default() {
+            self.value.serialize(serializer)
+        } else {
+            serializer.serialize_none()
+        }
+    }
+}
+
 /// An empty JSON object, Go's `struct{}`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Empty {}
@@ -144,8 +188,7 @@ pub struct HostConfig {
     pub log_config: LogConfig,
     #[serde(deserialize_with = "null_default")]
     pub network_mode: String,
-    #[serde(deserialize_with = "null_default")]
-    pub port_bindings: PortMap,
+    pub port_bindings: Given<PortMap>,
     #[serde(deserialize_with = "null_default")]
     pub restart_policy: RestartPolicy,
     #[serde(deserialize_with = "null_default")]
@@ -161,12 +204,9 @@ pub struct HostConfig {
     pub cap_drop: Option<Vec<String>>,
     #[serde(deserialize_with = "null_default")]
     pub cgroupns_mode: String,
-    #[serde(deserialize_with = "null_default")]
-    pub dns: Vec<String>,
-    #[serde(deserialize_with = "null_default")]
-    pub dns_options: Vec<String>,
-    #[serde(deserialize_with = "null_default")]
-    pub dns_search: Vec<String>,
+    pub dns: Given<Vec<String>>,
+    pub dns_options: Given<Vec<String>>,
+    pub dns_search: Given<Vec<String>>,
     pub extra_hosts: Option<Vec<String>>,
     pub group_add: Option<Vec<String>>,
     #[serde(deserialize_with = "null_default")]
@@ -226,16 +266,13 @@ pub struct Resources {
     pub cgroup_parent: String,
     #[serde(deserialize_with = "null_default")]
     pub blkio_weight: u16,
-    #[serde(deserialize_with = "null_default")]
-    pub blkio_weight_device: Vec<WeightDevice>,
-    #[serde(deserialize_with = "null_default")]
-    pub blkio_device_read_bps: Vec<ThrottleDevice>,
-    #[serde(deserialize_with = "null_default")]
-    pub blkio_device_write_bps: Vec<ThrottleDevice>,
-    #[serde(rename = "BlkioDeviceReadIOps", deserialize_with = "null_default")]
-    pub blkio_device_read_iops: Vec<ThrottleDevice>,
-    #[serde(rename = "BlkioDeviceWriteIOps", deserialize_with = "null_default")]
-    pub blkio_device_write_iops: Vec<ThrottleDevice>,
+    pub blkio_weight_device: Given<Vec<WeightDevice>>,
+    pub blkio_device_read_bps: Given<Vec<ThrottleDevice>>,
+    pub blkio_device_write_bps: Given<Vec<ThrottleDevice>>,
+    #[serde(rename = "BlkioDeviceReadIOps")]
+    pub blkio_device_read_iops: Given<Vec<ThrottleDevice>>,
+    #[serde(rename = "BlkioDeviceWriteIOps")]
+    pub blkio_device_write_iops: Given<Vec<ThrottleDevice>>,
     #[serde(deserialize_with = "null_default")]
     pub cpu_period: i64,
     #[serde(deserialize_with = "null_default")]
@@ -248,8 +285,7 @@ pub struct Resources {
     pub cpuset_cpus: String,
     #[serde(deserialize_with = "null_default")]
     pub cpuset_mems: String,
-    #[serde(deserialize_with = "null_default")]
-    pub devices: Vec<DeviceMapping>,
+    pub devices: Given<Vec<DeviceMapping>>,
     pub device_cgroup_rules: Option<Vec<String>>,
     pub device_requests: Option<Vec<serde_json::Value>>,
     #[serde(deserialize_with = "null_default")]
@@ -259,8 +295,7 @@ pub struct Resources {
     pub memory_swappiness: Option<i64>,
     pub oom_kill_disable: Option<bool>,
     pub pids_limit: Option<i64>,
-    #[serde(deserialize_with = "null_default")]
-    pub ulimits: Vec<Ulimit>,
+    pub ulimits: Given<Vec<Ulimit>>,
     #[serde(deserialize_with = "null_default")]
     pub cpu_count: i64,
     #[serde(deserialize_with = "null_default")]

@@ -262,12 +262,12 @@ fn check_names(host: &HostConfig) -> Result<()> {
             return Err(Error::invalid(format!("invalid IP address in add-host: {address:?}")));
         }
     }
-    for server in &host.dns {
+    for server in host.dns.iter() {
         if server.parse::<IpAddr>().is_err() {
             return Err(Error::invalid(format!("bad nameserver address {server}")));
         }
     }
-    match host.dns_search.iter().chain(&host.dns_options).find(|word| word.contains(char::is_control)) {
+    match host.dns_search.iter().chain(host.dns_options.iter()).find(|word| word.contains(char::is_control)) {
         Some(word) => Err(Error::invalid(format!("bad search domain or resolver option {word:?}"))),
         None => Ok(()),
     }
@@ -276,7 +276,7 @@ fn check_names(host: &HostConfig) -> Result<()> {
 fn ports(config: &ContainerConfig, host: &HostConfig) -> Result<Vec<PortRequest>> {
     let mut asked = BTreeSet::new();
     let mut bound = BTreeSet::new();
-    for (port, bindings) in &host.port_bindings {
+    for (port, bindings) in host.port_bindings.iter() {
         let ports: Ports = port.parse()?;
         bound.extend(ports.iter().map(|port| (ports.protocol, port)));
         for binding in bindings.iter().flatten() {

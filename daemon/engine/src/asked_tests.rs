@@ -121,7 +121,6 @@ fn what_collides() {
 #[test]
 fn what_is_not_there_is_named() {
     for (host, field) in [
-        (json!({"Links": ["a"]}), "Links"),
         (json!({"DeviceRequests": [{}]}), "DeviceRequests"),
         (json!({"LogConfig": {"Type": "gelf"}}), "LogConfig"),
     ] {

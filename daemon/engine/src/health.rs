@@ -35,6 +35,19 @@ impl HealthCheck {
         let Some(check) = &config.healthcheck else { return Ok(None) };
         let test = check.test.as_deref().unwrap_or_default();
         let [kind, arguments @ ..] = test else { return Ok(None) };
+        let duration = |field: &str, nanoseconds: i64, default: u64| match nanoseconds {
+            0 => Ok(Duration::from_secs(default)),
+            n if n < 1_000_000 => {
+                Err(Error::invalid(format!("{field} in Healthcheck cannot be less than 1ms")))
+            }
+            n => Ok(Duration::from_nanos(n.unsigned_abs())),
+        };
+        let interval = duration("Interval", check.interval, 30)?;
+        let timeout = duration("Timeout", check.timeout, 30)?;
+        let start_period = duration("StartPeriod", check.start_period, 0)?;
+        let start_interval = duration("StartInterval", check.start_interval, 5)?;
+        let retries = u32::try_from(check.retries)
+            .map_err(|_| Error::invalid("Retries in Healthcheck cannot be negative"))?;
         let command = match (kind.as_str(), arguments) {
             ("NONE", _) => return Ok(None),
             ("CMD", [_, ..]) => arguments.to_vec(),
@@ -49,21 +62,12 @@ impl HealthCheck {
             }
             (other, _) => return Err(Error::invalid(format!("Unknown healthcheck type '{other}'"))),
         };
-        let duration = |field: &str, nanoseconds: i64, default: u64| match nanoseconds {
-            0 => Ok(Duration::from_secs(default)),
-            n if n < 1_000_000 => {
-                Err(Error::invalid(format!("{field} in Healthcheck cannot be less than 1ms")))
-            }
-            n => Ok(Duration::from_nanos(n.unsigned_abs())),
-        };
-        let retries = u32::try_from(check.retries)
-            .map_err(|_| Error::invalid("Retries in Healthcheck cannot be negative"))?;
         Ok(Some(Self {
             command,
-            interval: duration("Interval", check.interval, 30)?,
-            timeout: duration("Timeout", check.timeout, 30)?,
-            start_period: duration("StartPeriod", check.start_period, 0)?,
-            start_interval: duration("StartInterval", check.start_interval, 5)?,
+            interval,
+            timeout,
+            start_period,
+            start_interval,
             retries: if retries == 0 { 3 } else { retries },
         }))
     }

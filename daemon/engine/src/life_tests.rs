@@ -368,7 +368,7 @@ async fn what_cannot_be_is_refused_at_create() {
             json!({"HostConfig": {"AutoRemove": true, "RestartPolicy": {"Name": "always"}}}),
             "can't create 'AutoRemove' container with restart policy",
         ),
-        (json!({"HostConfig": {"Links": ["a:b"]}}), "HostConfig.Links is not implemented"),
+        (json!({"HostConfig": {"Links": ["a:b"]}}), "could not get container for a: No such container: a"),
     ] {
         assert_eq!(f.try_create("c1", body).await.expect_err(text).to_string(), text);
     }

@@ -14,8 +14,11 @@ use tokio::sync::mpsc;
 use crate::Engine;
 use crate::seam::Shim;
 
-/// How long a killed shim may take to end.
+/// How long processes that were killed may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a killed shim may. One that hangs in the kernel, in a file system that does not answer, ends when that lets
+/// it go; whoever gave up the start is not to wait so long.
+const SHIM_PATIENCE: Duration = Duration::from_secs(2);
 
 /// One thing that was done.
 #[derive(Debug)]
@@ -78,7 +81,7 @@ impl Undo {
 pub(crate) async fn until_gone(events: Option<mpsc::Receiver<ShimEvent>>) {
     let Some(mut events) = events else { return };
     let gone = async { while !matches!(events.recv().await, None | Some(ShimEvent::Gone)) {} };
-    if tokio::time::timeout(PATIENCE, gone).await.is_err() {
+    if tokio::time::timeout(SHIM_PATIENCE, gone).await.is_err() {
         tracing::error!("a killed shim does not end");
     }
 }

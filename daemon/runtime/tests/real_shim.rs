@@ -107,6 +107,7 @@ impl Bed {
             1
         });
         let launch = Launch {
+            sources: Vec::new(),
             container_id: self.id.as_str().to_owned(),
             bundle: self.path("run"),
             root: Root::Overlay {

@@ -75,18 +75,27 @@ pub fn clear_places(run_dir: &Path) {
 }
 
 impl Volumes {
-    /// Start: the OCI mounts of a container. Makes missing sources of `-v` binds and mounts volumes that need it, for the
-    /// container ([`Self::unmount_all`] when its run has ended); after an error nothing is mounted.
+    /// Start: the OCI mounts of a container. Mounts volumes that need it, for the container ([`Self::unmount_all`] when its
+    /// run has ended); after an error nothing is mounted. Sources of binds are not touched: one on a file system that does
+    /// not answer would hold the caller for ever, and past its own death. They are for the container's shim to look at,
+    /// see [`Volumes::bind_sources`].
     ///
     /// # Errors
     ///
-    /// A source of `--mount` that does not exist; a volume that cannot be mounted.
+    /// A volume that cannot be mounted.
     pub fn oci_mounts(&self, points: &[MountPoint], start: &Start<'_>) -> Result<Sources> {
         let made = self.sources(points, start);
         if made.is_err() {
             self.unmount_all(points, start.container);
         }
         made
+    }
+
+    /// Start: the sources of a container's binds, and whether a missing one is to be made.
+    #[must_use]
+    pub fn bind_sources(points: &[MountPoint]) -> Vec<(String, bool)> {
+        let binds = points.iter().filter(|point| point.r#type == MountType::Bind);
+        binds.map(|point| (point.source.clone(), point.create_source)).collect()
     }
 
     fn sources(&self, points: &[MountPoint], start: &Start<'_>) -> Result<Sources> {
@@ -99,14 +108,7 @@ impl Volumes {
                     check_exists(&path).map_err(|e| e.context("failed to mount local volume"))?;
                     sources.beneath(path, &point.subpath)?
                 }
-                MountType::Bind => {
-                    let source = Path::new(&point.source);
-                    if point.create_source {
-                        make_source(source)?;
-                    }
-                    check_exists(source)?;
-                    source.to_owned()
-                }
+                MountType::Bind => PathBuf::from(&point.source),
                 MountType::Image => {
                     let layers = (start.layers)(&point.image)?;
                     let path = sources.image(&layers, start.run_dir)?;
@@ -171,19 +173,6 @@ fn open_beneath(directory: &Path, subpath: &str) -> Result<OwnedFd> {
             errno => Error::io("opening", directory.join(subpath), errno),
         }
     })
-}
-
-/// `mkdir -p`, as the reference does for `-v`. A file in the place of the source is fine: files are bound as well.
-fn make_source(source: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    if source.exists() {
-        return Ok(());
-    }
-    match std::fs::DirBuilder::new().recursive(true).mode(0o755).create(source) {
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(e) => Err(Error::io("error while creating mount source path", source, e)),
-    }
 }
 
 fn check_exists(source: &Path) -> Result<()> {

@@ -122,12 +122,25 @@ pub struct Launch {
     /// Streams to join before init runs.
     #[serde(default)]
     pub attach: Vec<Attach>,
+    /// What the container's binds are made of. The shim looks whether it is there, since who asks a file system that does
+    /// not answer waits with it.
+    #[serde(default)]
+    pub sources: Vec<BindSource>,
     /// Who builds the container.
     #[serde(default)]
     pub runtime: Runtime,
     /// Write the moments of the launch to standard error, for `make trace`.
     #[serde(default)]
     pub trace: bool,
+}
+
+/// The source of a bind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindSource {
+    /// Its path.
+    pub path: String,
+    /// Make a directory if nothing is there.
+    pub create: bool,
 }
 
 /// What becomes the container's `/`.

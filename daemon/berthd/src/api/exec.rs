@@ -94,7 +94,8 @@ pub(crate) async fn exec_inspect(app: Arc<App>, call: Call) -> Answer {
         open_stdin: exec.config.attach_stdin,
         open_stderr: exec.config.attach_stderr,
         open_stdout: exec.config.attach_stdout,
-        can_remove: exec.exit_code.is_some(),
+        // As the reference shows it, also of those that have ended.
+        can_remove: false,
         container_id: exec.container.to_string(),
         detach_keys: exec.config.detach_keys.clone().unwrap_or_default(),
         pid: i64::from(exec.pid),

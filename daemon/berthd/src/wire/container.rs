@@ -30,6 +30,10 @@ pub(crate) fn sizes(sizes: Sizes) -> (Option<i64>, Option<i64>) {
 /// `GET /containers/{id}/json`
 pub(crate) fn inspect(app: &App, c: &Snapshot) -> ContainerInspect {
     let path = |p: &std::path::Path| p.display().to_string();
+    // Before that there are no such files.
+    let once_started = |p: &std::path::Path| {
+        if c.state.started_at.is_some() { path(p) } else { String::new() }
+    };
     let lower = app.images.layers(&c.image).unwrap_or_default();
     let lower: Vec<String> = lower.iter().map(|l| path(l)).collect();
     let execs: Vec<String> = app.engine.exec_ids(&c.id).iter().map(ToString::to_string).collect();
@@ -40,10 +44,10 @@ pub(crate) fn inspect(app: &App, c: &Snapshot) -> ContainerInspect {
         args: c.args.clone(),
         state: state(c),
         image: c.image.to_string(),
-        resolv_conf_path: path(&c.paths.resolv_conf),
-        hostname_path: path(&c.paths.hostname),
-        hosts_path: path(&c.paths.hosts),
-        log_path: c.log_path.as_deref().map(path).unwrap_or_default(),
+        resolv_conf_path: once_started(&c.paths.resolv_conf),
+        hostname_path: once_started(&c.paths.hostname),
+        hosts_path: once_started(&c.paths.hosts),
+        log_path: c.log_path.as_deref().map(once_started).unwrap_or_default(),
         name: format!("/{}", c.name),
         restart_count: i64::from(c.state.restart_count),
         driver: STORAGE_DRIVER.to_owned(),
@@ -64,7 +68,7 @@ pub(crate) fn inspect(app: &App, c: &Snapshot) -> ContainerInspect {
         }),
         mounts: mounts(c),
         config: config(c),
-        network_settings: network_settings(c),
+        network_settings: network_settings(app, c),
         ..ContainerInspect::default()
     }
 }
@@ -138,13 +142,13 @@ fn mount(m: &berth_engine::MountPoint) -> MountPoint {
     }
 }
 
-fn network_settings(c: &Snapshot) -> NetworkSettings {
+fn network_settings(app: &App, c: &Snapshot) -> NetworkSettings {
     let sandbox = c.sandbox.as_deref();
     NetworkSettings {
         sandbox_id: sandbox.map(|s| s.sandbox_id.clone()).unwrap_or_default(),
         sandbox_key: sandbox.map(|s| sandbox_key(c, s)).unwrap_or_default(),
         ports: sandbox.map(|s| port_map(c, s)).unwrap_or_default(),
-        networks: endpoints(c),
+        networks: endpoints(app, c),
     }
 }
 
@@ -178,7 +182,7 @@ fn with_protocol(port: &str) -> String {
 }
 
 /// The networks that are joined, or while it does not run those that will be.
-fn endpoints(c: &Snapshot) -> BTreeMap<String, EndpointSettings> {
+fn endpoints(app: &App, c: &Snapshot) -> BTreeMap<String, EndpointSettings> {
     let asked = |network: &str| {
         let all = &c.networking.endpoints_config;
         let default = if network == "bridge" { all.get("default") } else { None };
@@ -199,6 +203,16 @@ fn endpoints(c: &Snapshot) -> BTreeMap<String, EndpointSettings> {
         let network = if mode.is_empty() { "bridge".to_owned() } else { name(mode) };
         all.insert(network, EndpointSettings::default());
     }
+    // What a run was given stays to be seen, but for its addresses.
+    if c.state.started_at.is_some() {
+        for (name, endpoint) in &mut all {
+            let Ok(network) = app.engine.network_inspect(name) else { continue };
+            endpoint.network_id.clone_from(&network.record.id);
+            if is_user_defined(name) {
+                endpoint.dns_names = Some(dns_names(c, endpoint.aliases.as_deref().unwrap_or_default()));
+            }
+        }
+    }
     all
 }
 
@@ -206,7 +220,7 @@ fn endpoint(c: &Snapshot, e: &EndpointRecord, asked: EndpointSettings) -> Endpoi
     fn shown<T: ToString>(value: Option<T>) -> String {
         value.map(|v| v.to_string()).unwrap_or_default()
     }
-    let user_defined = !matches!(e.network_name.as_str(), "bridge" | "host" | "none");
+    let user_defined = is_user_defined(&e.network_name);
     EndpointSettings {
         aliases: asked.aliases.or_else(|| (!e.aliases.is_empty()).then(|| e.aliases.clone())),
         mac_address: shown(e.mac),
@@ -218,17 +232,21 @@ fn endpoint(c: &Snapshot, e: &EndpointRecord, asked: EndpointSettings) -> Endpoi
         ipv6_gateway: shown(e.ipv6_gateway),
         global_ipv6_address: shown(e.ipv6),
         global_ipv6_prefix_len: e.ipv6_prefix,
-        dns_names: user_defined.then(|| dns_names(c, e)),
+        dns_names: user_defined.then(|| dns_names(c, &e.aliases)),
         ..asked
     }
 }
 
+fn is_user_defined(network: &str) -> bool {
+    !matches!(network, "bridge" | "host" | "none")
+}
+
 /// What a container answers to on a user-defined network: each once, its own name first.
-fn dns_names(c: &Snapshot, e: &EndpointRecord) -> Vec<String> {
+fn dns_names(c: &Snapshot, aliases: &[String]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let own = [c.name.clone()].into_iter();
     let rest = [c.id.short().to_owned(), c.config.hostname.clone()].into_iter();
-    for name in own.chain(e.aliases.iter().cloned()).chain(rest) {
+    for name in own.chain(aliases.iter().cloned()).chain(rest) {
         if !name.is_empty() && !names.contains(&name) {
             names.push(name);
         }
@@ -274,9 +292,9 @@ pub(crate) fn summary(
         },
         network_settings: SummaryNetworks {
             // The list leaves out what only inspect needs.
-            networks: endpoints(c)
+            networks: endpoints(app, c)
                 .into_iter()
-                .map(|(n, e)| (n, EndpointSettings { dns_names: None, ..e }))
+                .map(|(n, e)| (n, EndpointSettings { dns_names: None, aliases: None, ..e }))
                 .collect(),
         },
         mounts: mounts(c),

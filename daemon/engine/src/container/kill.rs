@@ -17,7 +17,10 @@ impl Engine {
     ///
     /// No such container; it does not run; an unknown signal.
     pub async fn container_kill(&self, name: &str, signal: &str) -> Result<()> {
-        let handle = self.index.resolve(name)?;
+        let handle = self
+            .index
+            .resolve(name)
+            .map_err(|error| error.context(format!("cannot kill container: {name}")))?;
         let signal = match signal {
             "" => Signal::KILL,
             signal => signal

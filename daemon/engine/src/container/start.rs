@@ -18,7 +18,7 @@ use berth_domain::{CgroupDriver, ContainerId, Error, Result};
 use berth_network::{Mode, Sandbox, SandboxRecord, SandboxRequest};
 use berth_runtime::spec::{self, Namespaces, Share, Shm, SpecInput};
 use berth_runtime::{Scope, SeccompFilter, ShimError, ShimEvent};
-use berth_shim_proto::{FailureKind, HeldFd, Launch, Log, Root, SPEC_FILE, TerminalSize};
+use berth_shim_proto::{BindSource, FailureKind, HeldFd, Launch, Log, Root, SPEC_FILE, TerminalSize};
 use berth_volume::Sources;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -109,8 +109,15 @@ fn launch_failure(error: ShimError) -> StartFailure {
         FailureKind::CommandNotFound => (Error::invalid(format!("{LAUNCH}: {}", failure.message)), 127),
         FailureKind::CommandNotExecutable => (Error::invalid(format!("{LAUNCH}: {}", failure.message)), 126),
         // The reference looks users up itself, before its runtime does.
-        FailureKind::InvalidInput if failure.message.starts_with("unable to find ") => {
+        FailureKind::InvalidInput
+            if ["unable to find ", "invalid mount config "]
+                .iter()
+                .any(|its| failure.message.starts_with(its)) =>
+        {
             (Error::invalid(failure.message), 128)
+        }
+        FailureKind::Internal if failure.message.starts_with("error while creating mount source") => {
+            (Error::internal(failure.message), 128)
         }
         FailureKind::InvalidInput => (Error::invalid(format!("{LAUNCH}: {}", failure.message)), 128),
         FailureKind::NotRunning | FailureKind::Unsupported | FailureKind::Internal => {
@@ -481,6 +488,10 @@ impl Flight {
                 })
                 .collect(),
             trace: marks::wanted(),
+            sources: berth_volume::Volumes::bind_sources(&self.now.mounts)
+                .into_iter()
+                .map(|(path, create)| BindSource { path, create })
+                .collect(),
             runtime: self.asked.runtime.for_shim(&self.engine.config.exec_root.join("oci")),
         };
         (launch, fds)

@@ -65,7 +65,7 @@ pub(super) fn devices(host: &HostConfig) -> Result<Devices> {
     } else {
         found.rules = default_rules()?;
     }
-    for mapping in &host.resources.devices {
+    for mapping in host.resources.devices.iter() {
         let source = mapping.path_on_host.as_str();
         let target = if mapping.path_in_container.is_empty() { source } else { &mapping.path_in_container };
         let access =
@@ -234,7 +234,8 @@ mod tests {
             path_on_host: source.into(),
             path_in_container: target.into(),
             cgroup_permissions: access.into(),
-        }];
+        }]
+        .into();
         host
     }
 

@@ -194,7 +194,10 @@ pub fn normalise(host: &mut HostConfig, defaults: &Defaults, facts: &HostFacts) 
     }
     capabilities::check(host.cap_add.as_ref(), host.cap_drop.as_ref(), facts)?;
     if !matches!(host.isolation.to_ascii_lowercase().as_str(), "" | "default") {
-        return Err(Error::invalid(format!("invalid isolation '{}' on linux", host.isolation)));
+        return Err(Error::invalid(format!(
+            "invalid isolation ({}): linux only supports 'default'",
+            host.isolation
+        )));
     }
     if host.annotations.iter().flatten().any(|(key, _)| key.is_empty()) {
         return Err(Error::invalid(

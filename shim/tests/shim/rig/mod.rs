@@ -86,6 +86,7 @@ impl Rig {
             .spawn()
             .unwrap();
         let launch = Launch {
+            sources: Vec::new(),
             container_id: id.clone(),
             bundle: path("bundle"),
             root: Root::Overlay {
