@@ -45,8 +45,13 @@ impl Stream {
 
     /// Starts an exec with its streams.
     pub fn exec(bed: &Bed, id: &str) -> Self {
+        Self::exec_with(bed, id, "{}")
+    }
+
+    /// The same with a body.
+    pub fn exec_with(bed: &Bed, id: &str, body: &str) -> Self {
         let path = format!("/exec/{id}/start");
-        let this = Self::open(bed, "POST", &path, "Connection: Upgrade\r\nUpgrade: tcp\r\n", "{}");
+        let this = Self::open(bed, "POST", &path, "Connection: Upgrade\r\nUpgrade: tcp\r\n", body);
         assert!(this.head.starts_with("HTTP/1.1 101 "), "{}", this.head);
         this
     }
@@ -78,6 +83,17 @@ impl Stream {
             self.early.extend(payload);
         }
         self.early.clear();
+    }
+
+    /// What comes on an unframed stream up to a text.
+    pub fn raw_until(&mut self, text: &str) -> String {
+        let mut seen = Vec::new();
+        while !seen.ends_with(text.as_bytes()) {
+            let mut byte = [0];
+            assert_eq!(self.socket.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&seen));
+            seen.push(byte[0]);
+        }
+        String::from_utf8(seen).unwrap()
     }
 
     /// Everything until the end: stdout and stderr.

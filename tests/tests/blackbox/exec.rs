@@ -136,3 +136,112 @@ fn exec_inspect_tells_code_and_end() {
     assert_eq!(bed.api("GET", "/exec/0123/json", "").message(), "No such exec instance: 0123");
     bed.finish();
 }
+
+const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
+
+fn make(bed: &Bed, body: &str) -> String {
+    let made = bed.api_with("POST", "/containers/cc/exec", &JSON, body.as_bytes());
+    assert_eq!(made.status, 201, "{}", made.text());
+    made.json()["Id"].as_str().unwrap().to_owned()
+}
+
+fn inspect(bed: &Bed, id: &str) -> serde_json::Value {
+    bed.api("GET", &format!("/exec/{id}/json"), "").json()
+}
+
+/// The reference forgets its execs with its daemon.
+#[test]
+fn a_later_daemon_knows_the_execs() {
+    let mut bed = with_sleeper();
+    if bed.is_ours() {
+        let made = make(&bed, r#"{"Cmd":["sh","-c","exit 3"],"User":"app","Privileged":true}"#);
+        let running = make(&bed, r#"{"Cmd":["sleep","1000"],"Tty":true,"DetachKeys":"ctrl-a"}"#);
+        let ended = make(&bed, r#"{"Cmd":["sh","-c","exit 7"]}"#);
+        let start = |bed: &Bed, id: &str| {
+            let path = format!("/exec/{id}/start");
+            let started = bed.api_with("POST", &path, &JSON, br#"{"Detach":true}"#);
+            assert_eq!(started.status, 200, "{}", started.text());
+        };
+        start(&bed, &running);
+        start(&bed, &ended);
+        let before = inspect(&bed, &running);
+        bed.kill_daemon();
+        bed.start_daemon();
+        let after = inspect(&bed, &running);
+        assert_eq!(before, after);
+        assert_eq!((&after["Running"], &after["ProcessConfig"]["tty"]), (&true.into(), &true.into()));
+        let after = berth_tests::harness::until("the exec ends", || {
+            Some(inspect(&bed, &ended)).filter(|seen| seen["Running"] == false)
+        });
+        assert_eq!((&after["ExitCode"], &after["ProcessConfig"]["entrypoint"]), (&7.into(), &"sh".into()));
+        // What was not started yet can be.
+        let seen = inspect(&bed, &made);
+        assert_eq!((&seen["Running"], &seen["ProcessConfig"]["user"]), (&false.into(), &"app".into()));
+        start(&bed, &made);
+        berth_tests::harness::until("the exec ends", || {
+            (inspect(&bed, &made)["ExitCode"] == 3).then_some(())
+        });
+        let again = bed.api_with("POST", &format!("/exec/{ended}/start"), &JSON, b"{}");
+        assert_eq!(again.status, 409, "{}", again.text());
+    }
+    bed.finish();
+}
+
+#[test]
+fn a_privileged_exec_has_everything() {
+    let bed = with_sleeper();
+    let caps = |args: &[&str]| {
+        let mut line = vec!["exec"];
+        line.extend(args);
+        line.extend(["cc", "sh", "-c", "grep -E '^(CapEff|CapInh|CapAmb|Seccomp):' /proc/self/status"]);
+        bed.docker(&line).ok()
+    };
+    let plain = caps(&[]);
+    let privileged = caps(&["--privileged"]);
+    assert!(plain.contains("CapEff:\t00000000a80425fb") && plain.contains("Seccomp:\t2"), "{plain}");
+    assert!(privileged.contains("CapEff:\t000001ffffffffff"), "{privileged}");
+    for text in [&plain, &privileged] {
+        assert!(text.contains("CapInh:\t0000000000000000"), "{text}");
+        assert!(text.contains("CapAmb:\t0000000000000000"), "{text}");
+    }
+    bed.finish();
+}
+
+#[test]
+fn an_execs_terminal_is_resized() {
+    let bed = with_sleeper();
+    let body = r#"{"Cmd":["sh","-c","stty size; read x; stty size"],"Tty":true,"AttachStdin":true,
+                   "AttachStdout":true,"ConsoleSize":[30,100]}"#;
+    let id = make(&bed, body);
+    let mut stream = super::attach::Stream::exec_with(&bed, &id, r#"{"Tty":true,"ConsoleSize":[30,100]}"#);
+    assert_eq!(stream.raw_until("\n"), "30 100\r\n");
+    let resized = bed.api("POST", &format!("/exec/{id}/resize?h=41&w=99"), "");
+    assert_eq!(resized.status, 200, "{}", resized.text());
+    stream.write(b"\n");
+    assert!(String::from_utf8(stream.raw()).unwrap().ends_with("41 99\r\n"));
+    // Frames or not is what the start says, whatever the exec is.
+    let id = make(&bed, r#"{"Cmd":["echo","hi"],"Tty":true,"AttachStdout":true}"#);
+    assert_eq!(super::attach::Stream::exec(&bed, &id).rest().0, b"hi\r\n");
+    let late = bed.api("POST", &format!("/exec/{id}/resize?h=41&w=99"), "");
+    assert!(late.status >= 400, "{}", late.status);
+    bed.finish();
+}
+
+#[test]
+fn an_exec_half_closes_and_detaches() {
+    let bed = with_sleeper();
+    let id = make(&bed, r#"{"Cmd":["sh","-c","cat; echo end"],"AttachStdin":true,"AttachStdout":true}"#);
+    let mut stream = super::attach::Stream::exec(&bed, &id);
+    stream.write(b"typed\n");
+    stream.until("typed\n");
+    stream.half_close();
+    assert_eq!(stream.rest().0, b"end\n");
+    let body = r#"{"Cmd":["cat"],"Tty":true,"AttachStdin":true,"AttachStdout":true,"DetachKeys":"ctrl-a,b"}"#;
+    let id = make(&bed, body);
+    let mut stream = super::attach::Stream::exec_with(&bed, &id, r#"{"Tty":true}"#);
+    stream.write(b"\x01");
+    stream.write(b"b");
+    stream.raw();
+    assert_eq!(inspect(&bed, &id)["Running"], true);
+    bed.finish();
+}

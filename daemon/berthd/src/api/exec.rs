@@ -44,7 +44,7 @@ pub(crate) async fn container_exec(app: Arc<App>, mut call: Call) -> Answer {
 /// `POST /exec/{id}/start`
 pub(crate) async fn exec_start(app: Arc<App>, mut call: Call) -> Answer {
     let body: ExecStartBody = call.json().await?.unwrap_or_default();
-    let options = ExecStart { detach: body.detach, console_size: console(body.console_size) };
+    let options = ExecStart { detach: body.detach, console_size: console(body.console_size), tty: body.tty };
     let ticket = app.engine.exec_start(call.name(), options).await?;
     if body.detach {
         ticket.start_detached().await?;

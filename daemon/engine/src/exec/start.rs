@@ -23,6 +23,9 @@ pub struct ExecStart {
     pub detach: bool,
     /// Its terminal's size at first: rows, columns.
     pub console_size: Option<(u16, u16)>,
+    /// The client expects bare bytes, as of a terminal. It decides: a client that asked for a terminal and does not say
+    /// so here gets frames, from the reference too.
+    pub tty: bool,
 }
 
 /// Leave to start an exec: everything that can be refused before the connection is taken over was checked. Dropping it
@@ -34,6 +37,7 @@ pub struct ExecTicket {
     id: ExecId,
     config: Arc<ExecConfig>,
     console_size: Option<(u16, u16)>,
+    tty: bool,
     used: bool,
 }
 
@@ -54,7 +58,7 @@ impl ExecTicket {
     /// Whether output is framed (no terminal) or raw.
     #[must_use]
     pub fn multiplexed(&self) -> bool {
-        !self.config.tty
+        !self.tty
     }
 
     /// Starts it without streams.
@@ -156,7 +160,7 @@ impl ExecTicket {
                 stdin: config.attach_stdin,
                 stdout: config.attach_stdout,
                 stderr: config.attach_stderr,
-                multiplexed: !config.tty,
+                multiplexed: self.multiplexed(),
                 // Without a terminal the bytes are data.
                 detach_keys: if config.tty { detach_keys } else { Vec::new() },
                 from_start: false,
@@ -235,6 +239,7 @@ impl Engine {
             id,
             config,
             console_size: options.console_size,
+            tty: options.tty,
             used: false,
         })
     }

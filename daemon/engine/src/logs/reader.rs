@@ -135,6 +135,10 @@ impl Reader {
         while more && !self.out.over && self.out.len() < BATCH {
             more = self.advance()?;
         }
+        if !more {
+            // Who follows a quiet log keeps no memory for it.
+            self.buffer = Vec::new();
+        }
         Ok(Batch { bytes: self.out.take().into(), more, over: self.out.over })
     }
 
@@ -170,14 +174,18 @@ impl Reader {
     /// Reads on in the first file; false at its present end.
     fn chunk(&mut self) -> Result<bool> {
         let Some(open) = self.files.front_mut() else { return Ok(false) };
-        self.buffer.resize(CHUNK, 0);
-        let read = local::read_up_to(open.file()?, &mut self.buffer, self.place.offset);
-        let n = read.map_err(|error| open.failed(error))?;
-        if n == 0 && open.length()? < self.place.offset {
+        let length = open.length()?;
+        let Some(ahead) = length.checked_sub(self.place.offset) else {
             // The one file of a log starts over when it is full.
             self.place = Place::default();
             return Ok(true);
+        };
+        let wanted = usize::try_from(ahead).unwrap_or(CHUNK).min(CHUNK);
+        if self.buffer.len() < wanted {
+            self.buffer.resize(wanted, 0);
         }
+        let read = local::read_up_to(open.file()?, &mut self.buffer[..wanted], self.place.offset);
+        let n = read.map_err(|error| open.failed(error))?;
         let chunk = &self.buffer[..n];
         let before = self.place;
         let limit = BATCH;
