@@ -8,7 +8,7 @@ use std::time::Duration;
 use berth_domain::ContainerId;
 use berth_runtime::ShimEvent;
 use berth_sys::{cgroup::Hierarchies, in_root, mount};
-use berth_volume::{MountPoint, Volumes};
+use berth_volume::{MountPoint, MountType, Volumes};
 use tokio::sync::mpsc;
 
 use crate::Engine;
@@ -102,6 +102,9 @@ pub(crate) async fn clear_cgroup(path: String) {
 
 /// Lets go of the volumes of a run that has ended.
 pub(crate) async fn unmount_volumes(volumes: Volumes, points: Arc<[MountPoint]>, id: ContainerId) {
+    if points.iter().all(|point| point.r#type != MountType::Volume) {
+        return;
+    }
     // Its own thread: a volume's driver may be slow.
     let work = move || volumes.unmount_all(&points, &id);
     if let Err(error) = tokio::task::spawn_blocking(work).await {

@@ -152,7 +152,10 @@ fn archives_keep_to_their_directory_whatever_they_say() {
     fs::write(dir.join("victim"), "evil").unwrap();
     let more = |transform: &str| tar(&dir, &["-P", &format!("--transform={transform}"), "victim"]);
     let (status, message) = put(&bed, "cc", "path=/tmp", &more("s,victim,../../victim,"));
-    assert!(status == 400 && message.contains("leads out"), "{message}");
+    assert!(
+        status == 400 && (message.contains("leads out") || message.contains("invalid entry name")),
+        "{message}"
+    );
     assert_eq!(put(&bed, "cc", "path=/tmp", &more("s,victim,/abs/victim,")).0, 200);
     assert_eq!(bed.docker(&["exec", "cc", "cat", "/tmp/abs/victim"]).ok(), "evil");
     // A link in the container to a directory of the host leads to the container's own.

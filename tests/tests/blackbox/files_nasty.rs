@@ -59,7 +59,7 @@ fn plant(root: &Path, many: usize, exact: bool) {
     }
     for (name, seconds, nanos) in [
         ("nano", 1_700_000_000, 123_456_789),
-        ("old", -2, if exact { 500_000_000 } else { 0 }),
+        ("old", if exact { -2 } else { 2 }, 500_000_000),
         ("late", 8_589_934_600, 1),
         ("zero", 0, 0),
     ] {
@@ -243,7 +243,7 @@ fn running(bed: &Bed, name: &str, options: &[&str], image: &str) -> PathBuf {
 fn round_trip(many: usize) {
     let bed = Bed::start();
     bed.docker(&["pull", "busybox"]).ok();
-    // The reference keeps capabilities and seconds.
+    // The reference keeps capabilities, and whole seconds since 1970.
     let exact = bed.is_ours();
     let source = running(&bed, "source", &[], "busybox").join("n");
     fs::create_dir(&source).unwrap();
