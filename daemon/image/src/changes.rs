@@ -17,6 +17,8 @@ use words::{Pair, expand, name_values};
 
 /// Longer input is refused.
 const CHANGES_MAX: usize = 1 << 20;
+/// What variables and port ranges come to, and the config that results.
+const CONFIG_MAX: usize = 1 << 20;
 /// A shorter interval or time-out of a health check is refused, as Docker does.
 const SHORTEST: Duration = Duration::from_millis(1);
 
@@ -36,13 +38,17 @@ pub fn apply<S: AsRef<str>>(config: &mut Value, changes: &[S]) -> Result<()> {
         Value::Null => Map::new(),
         _ => return Err(Error::invalid("invalid image config: not an object")),
     };
-    let mut target = Target { config: &mut object, command_set: false };
+    let mut target = Target { config: &mut object, command_set: false, left: CONFIG_MAX };
     for change in changes {
         for line in logical_lines(change.as_ref()) {
             target.line(&line).map_err(|e| e.context(format!("change '{line}'")))?;
         }
     }
-    *config = Value::Object(object);
+    let changed = Value::Object(object);
+    if !changes.is_empty() && changed.to_string().len() > CONFIG_MAX {
+        return Err(Error::invalid(format!("changes: they make a config of more than {CONFIG_MAX} bytes")));
+    }
+    *config = changed;
     Ok(())
 }
 
@@ -75,6 +81,18 @@ struct Target<'a> {
     config: &'a mut Map<String, Value>,
     /// `CMD` came before `ENTRYPOINT`: it stays.
     command_set: bool,
+    /// Of [`CONFIG_MAX`]: every line may double what the lines before it made.
+    left: usize,
+}
+
+/// Takes what a line makes out of a few letters.
+fn spend(left: &mut usize, made: usize) -> Result<()> {
+    *left = left.checked_sub(made).ok_or_else(|| {
+        Error::invalid(format!(
+            "its variables or ports come to too much: {CONFIG_MAX} bytes at most in all changes"
+        ))
+    })?;
+    Ok(())
 }
 
 fn needs(name: &str, what: &str) -> Error {
@@ -146,13 +164,13 @@ impl Target<'_> {
     }
 
     /// The environment as it is by now, for variables.
-    fn expanded(&self, word: &str) -> Result<String> {
+    fn expanded(&mut self, word: &str) -> Result<String> {
         let env = self.config.get("Env").and_then(Value::as_array);
         let lookup = |name: &str| {
             let mut lines = env.into_iter().flatten().filter_map(Value::as_str);
             lines.find_map(|line| line.split_once('=').filter(|(n, _)| *n == name).map(|(_, v)| v.to_owned()))
         };
-        expand(word, &lookup)
+        expand(word, &lookup, &mut self.left)
     }
 
     fn text(&mut self, field: &str, word: &str) -> Result<()> {
@@ -223,6 +241,7 @@ impl Target<'_> {
             let port = word.rsplit_once(':').map_or(word, |(_, port)| port);
             let ports: Ports = port.parse()?;
             for port in ports.iter() {
+                spend(&mut self.left, 1)?;
                 self.object("ExposedPorts").insert(format!("{port}/{}", ports.protocol), json!({}));
             }
         }

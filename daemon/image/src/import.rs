@@ -5,7 +5,7 @@
 //! may be packed so.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead as _, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub struct ImportRequest {
 }
 
 impl Images {
-    /// Makes an image of the tar archive (plain, gzip or zstd) that `reader` gives.
+    /// Makes an image of the tar archive (plain, gzip, bzip2, xz or zstd) that `reader` gives.
     ///
     /// # Errors
     ///
@@ -115,15 +115,14 @@ impl Import<'_> {
             .open(blob)
             .map_err(|e| io_error("making", blob, e))?;
         let fail = |e| to_error("reading the archive", e);
-        let mut archive = io::BufReader::with_capacity(arriving::CHUNK, archive);
-        let start = archive.fill_buf().map_err(fail)?;
-        let (packing, archive): (_, Box<dyn Read>) = match packed::Format::of(start) {
+        let (format, archive) = packed::told(archive).map_err(fail)?;
+        let (packing, archive): (_, Box<dyn Read>) = match format {
             packed::Format::Plain => (Packing::Plain, Box::new(archive)),
             packed::Format::Gzip => (Packing::Gzip, Box::new(archive)),
             packed::Format::Zstd => (Packing::Zstd, Box::new(archive)),
             // No layer is packed so: it is kept plain.
             packed::Format::Bzip2 | packed::Format::Xz => {
-                (Packing::Plain, Box::new(packed::open(archive).map_err(fail)?.1))
+                (Packing::Plain, Box::new(packed::unpacked(format, archive).map_err(fail)?))
             }
         };
         let taken = AtomicU64::new(0);

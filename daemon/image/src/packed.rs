@@ -52,33 +52,38 @@ impl Format {
 ///
 /// Its first bytes cannot be read. Reading the answer fails with `InvalidData` or `UnexpectedEof` where the stream is
 /// damaged, cut short, or asks for too much memory.
-pub fn open<'a>(mut packed: impl Read + 'a) -> io::Result<(Format, Box<dyn BufRead + 'a>)> {
+pub fn open<'a>(packed: impl Read + 'a) -> io::Result<(Format, Box<dyn BufRead + 'a>)> {
+    let (format, all) = told(packed)?;
+    Ok((format, unpacked(format, all)?))
+}
+
+/// What the bytes are packed with, and all of them: their first ones may come one by one.
+pub(crate) fn told(mut packed: impl Read) -> io::Result<(Format, impl Read)> {
     let mut start = Vec::new();
     packed.by_ref().take(MAGIC).read_to_end(&mut start)?;
-    let format = Format::of(&start);
-    let all = BufReader::with_capacity(BUFFER, Read::chain(Cursor::new(start), packed));
+    Ok((Format::of(&start), Read::chain(Cursor::new(start), packed)))
+}
+
+/// The bytes that `packed` packs with this.
+pub(crate) fn unpacked<'a>(format: Format, packed: impl Read + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
+    let all = BufReader::with_capacity(BUFFER, packed);
     let buffered =
         |decoder| -> Box<dyn BufRead + 'a> { Box::new(BufReader::with_capacity(BUFFER, Damage(decoder))) };
-    Ok((
-        format,
-        match format {
-            Format::Plain => Box::new(all),
-            Format::Gzip => {
-                buffered(Box::new(flate2::bufread::MultiGzDecoder::new(all)) as Box<dyn Read + 'a>)
-            }
-            Format::Bzip2 => buffered(Box::new(bzip2::bufread::MultiBzDecoder::new(all))),
-            Format::Xz => {
-                let flags = liblzma::stream::CONCATENATED;
-                let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY_MAX, flags)?;
-                buffered(Box::new(liblzma::bufread::XzDecoder::new_stream(all, stream)))
-            }
-            Format::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(all)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-                buffered(Box::new(decoder))
-            }
-        },
-    ))
+    Ok(match format {
+        Format::Plain => Box::new(all),
+        Format::Gzip => buffered(Box::new(flate2::bufread::MultiGzDecoder::new(all)) as Box<dyn Read + 'a>),
+        Format::Bzip2 => buffered(Box::new(bzip2::bufread::MultiBzDecoder::new(all))),
+        Format::Xz => {
+            let flags = liblzma::stream::CONCATENATED;
+            let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY_MAX, flags)?;
+            buffered(Box::new(liblzma::bufread::XzDecoder::new_stream(all, stream)))
+        }
+        Format::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(all)?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            buffered(Box::new(decoder))
+        }
+    })
 }
 
 /// Gives what a decoder says of a bad stream one kind: some say `Other`.

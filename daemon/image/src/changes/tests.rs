@@ -83,6 +83,24 @@ fn the_rest() {
 }
 
 #[test]
+fn what_would_grow_without_end_is_refused() {
+    let mut config = json!({"User": "u"});
+    let mut refused = |changes: &[String]| {
+        let error = apply(&mut config, changes).expect_err("too much").chain();
+        assert!(error.contains("1048576 bytes"), "{error}");
+        assert_eq!(config, json!({"User": "u"}));
+    };
+    let mut doubling = vec!["ENV A=0123456789abcdef".to_owned()];
+    doubling.extend(vec!["ENV A=$A$A".to_owned(); 40]);
+    refused(&doubling);
+    // Looking costs as much as showing.
+    refused(&[format!("ENV A={}", "x".repeat(60_000)), format!("USER {}", "${A:+}".repeat(20))]);
+    refused(&[format!("EXPOSE {}", "1-65535 ".repeat(20))]);
+    refused(&[format!("LABEL a={}", "x".repeat((1 << 20) - 10))]);
+    check(&["ENV A=b", "USER $A"], json!({"Env": ["A=b"], "User": "b"}));
+}
+
+#[test]
 fn lines() {
     check(
         &["# no\nUSER a\\\nb\n\n  ENV A=1 \\\n # in between\n\n  B=2"],

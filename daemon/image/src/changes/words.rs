@@ -62,9 +62,13 @@ fn split(text: &str) -> Vec<String> {
     words
 }
 
-/// Takes quotes and escapes away and puts variables in.
-pub(super) fn expand(word: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String> {
-    Expansion { rest: word, lookup, word }.until(None, 0)
+/// Takes quotes and escapes away and puts variables in, as many bytes of them as are left.
+pub(super) fn expand(
+    word: &str,
+    lookup: &dyn Fn(&str) -> Option<String>,
+    left: &mut usize,
+) -> Result<String> {
+    Expansion { rest: word, lookup, word, left }.until(None, 0)
 }
 
 /// `${a:-${b:-...}}` deeper than this is refused.
@@ -74,6 +78,7 @@ struct Expansion<'a> {
     rest: &'a str,
     word: &'a str,
     lookup: &'a dyn Fn(&str) -> Option<String>,
+    left: &'a mut usize,
 }
 
 impl Expansion<'_> {
@@ -143,7 +148,13 @@ impl Expansion<'_> {
         if name.is_empty() {
             return Ok("$".to_owned());
         }
-        Ok((self.lookup)(&name).unwrap_or_default())
+        Ok(self.value(&name)?.unwrap_or_default())
+    }
+
+    fn value(&mut self, name: &str) -> Result<Option<String>> {
+        let value = (self.lookup)(name);
+        super::spend(self.left, value.as_ref().map_or(0, String::len))?;
+        Ok(value)
     }
 
     fn name(&mut self) -> String {
@@ -163,7 +174,7 @@ impl Expansion<'_> {
         if name.is_empty() {
             return Err(self.bad("bad substitution"));
         }
-        let value = (self.lookup)(&name);
+        let value = self.value(&name)?;
         let (colon, operator) = match self.next() {
             Some('}') => return Ok(value.unwrap_or_default()),
             Some(':') => (true, self.next()),

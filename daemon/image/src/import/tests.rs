@@ -5,7 +5,7 @@ use std::io::Cursor;
 use berth_domain::Meaning;
 
 use super::*;
-use crate::fixture::{Shop, Tar, gzip, zstd};
+use crate::fixture::{Shop, Tar, bzip2, gzip, xz, zstd};
 
 fn tar() -> Vec<u8> {
     Tar::new().dir("etc", 0o755).file("etc/motd", 0o644, b"hello").done()
@@ -40,11 +40,17 @@ async fn an_archive_becomes_an_image() {
 #[tokio::test]
 async fn packed_in_any_way_the_content_is_the_same() {
     let shop = Shop::open();
+    let plain = tar();
     let mut diff_ids = std::collections::HashSet::new();
-    for (bytes, packing) in
-        [(tar(), Packing::Plain), (gzip(&tar()), Packing::Gzip), (zstd(&tar()), Packing::Zstd)]
-    {
-        let blob = document::sha256(&bytes);
+    for (bytes, packing) in [
+        (tar(), Packing::Plain),
+        (gzip(&tar()), Packing::Gzip),
+        (zstd(&tar()), Packing::Zstd),
+        (xz(&tar()), Packing::Plain),
+        (bzip2(&tar()), Packing::Plain),
+    ] {
+        // No layer is packed with xz or bzip2.
+        let blob = document::sha256(if packing == Packing::Plain { &plain } else { &bytes });
         let id = import(&shop, bytes, ImportRequest::default()).await.unwrap();
         let image = shop.images.image(&id).unwrap();
         diff_ids.insert(image.layers.clone());
@@ -56,15 +62,34 @@ async fn packed_in_any_way_the_content_is_the_same() {
 }
 
 #[tokio::test]
+async fn the_packing_is_told_however_slowly_its_first_bytes_come() {
+    let shop = Shop::open();
+    for bytes in [gzip(&tar()), zstd(&tar()), xz(&tar())] {
+        let slow = slowly(&bytes);
+        shop.images.import(slow, ImportRequest::default()).await.unwrap();
+    }
+}
+
+/// The first byte alone, then the rest.
+fn slowly(bytes: &[u8]) -> impl AsyncRead + Send + Unpin + use<> {
+    let (first, rest) = (bytes[..1].to_vec(), bytes[1..].to_vec());
+    tokio::io::AsyncReadExt::chain(Cursor::new(first), Cursor::new(rest))
+}
+
+#[tokio::test]
 async fn what_cannot_be_leaves_nothing_behind() {
     let shop = Shop::open();
     let named = |name: &str| ImportRequest { name: Some(name.parse().unwrap()), ..ImportRequest::default() };
     let changed = ImportRequest { changes: vec!["RUN x".into()], ..ImportRequest::default() };
     let digest = format!("a@sha256:{}", "0".repeat(64));
-    let cut = gzip(&tar())[..40].to_vec();
+    let cut = |bytes: Vec<u8>| bytes[..40].to_vec();
     for (bytes, request) in [
         (b"no archive, but long enough for a header of one".repeat(20), named("a")),
-        (cut, named("a")),
+        (cut(gzip(&tar())), named("a")),
+        (cut(xz(&tar())), named("a")),
+        (cut(bzip2(&tar())), named("a")),
+        (xz(&gzip(&tar())), named("a")),
+        (xz(b"no archive"), named("a")),
         (tar(), changed),
         (tar(), named(&digest)),
     ] {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::document::sha256;
-use crate::fixture::{Recorder, Shop, Tar, TestImage, TestLayer, gzip, small, zstd};
+use crate::fixture::{Recorder, Shop, Tar, TestImage, TestLayer, bzip2, gzip, small, xz, zstd};
 
 fn layer(name: &str) -> TestLayer {
     TestLayer::plain(Tar::new().file(name, 0o644, name.as_bytes()).done())
@@ -85,7 +85,7 @@ async fn refused(archive: Vec<u8>, meaning: Meaning, says: &str) {
 async fn archives_of_docker_save_whatever_they_are_packed_in() {
     let image = image();
     let plain = docker_archive(&image, json!(["app:1", "localhost:5000/app"])).done();
-    for archive in [plain.clone(), gzip(&plain), zstd(&plain)] {
+    for archive in [plain.clone(), gzip(&plain), zstd(&plain), xz(&plain), bzip2(&plain)] {
         let shop = Shop::open();
         let (loaded, lines) = load(&shop, archive).await.expect("loads");
         assert_eq!(loaded, ["app:1", "localhost:5000/app:latest"]);

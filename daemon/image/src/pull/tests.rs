@@ -429,8 +429,9 @@ async fn a_full_disk_is_a_clear_error_and_leaves_room_again() {
     let root = disk.0.path().join("root");
     let registry = FakeRegistry::default();
     let images = crate::fixture::open(&root, &registry).unwrap();
-    let zeros = TestLayer::gzip(Tar::new().file("zeros", 0o644, &vec![0; 64 << 20]).done());
-    registry.push("bomb", &TestImage::new(&[big_layer(6), zeros, big_layer(7)]));
+    // Zeros would become a hole.
+    let ones = TestLayer::gzip(Tar::new().file("ones", 0o644, &vec![1; 64 << 20]).done());
+    registry.push("bomb", &TestImage::new(&[big_layer(6), ones, big_layer(7)]));
     let noise = TestLayer::plain(Tar::new().file("noise", 0o644, &vec![1; 32 << 20]).done());
     registry.push("long", &TestImage::new(&[noise]));
     registry.push("small", &small("fits"));
