@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One HTTP client for all engines: a kept-alive connection on a Unix socket, blocking, no more than that.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -83,6 +83,17 @@ impl Api {
         stream
     }
 
+    /// A request whose answer comes in chunks, read as it comes and without their framing.
+    #[track_caller]
+    pub fn chunks(&self, method: &str, path: &str) -> impl Read + use<> {
+        let mut stream = self.connect();
+        send(stream.get_mut(), method, path, None, "");
+        let (status, headers) = head(&mut stream);
+        assert_eq!(status, 200, "{}: {method} {path}", self.socket.display());
+        assert!(is_chunked(&headers), "{}: {method} {path}: {headers:?}", self.socket.display());
+        Chunks::of(stream)
+    }
+
     /// A request whose answer is read until the engine closes: its header has been read, its body has its chunks' framing.
     #[track_caller]
     pub fn until_closed(&self, method: &str, path: &str) -> BufReader<UnixStream> {
@@ -138,19 +149,8 @@ fn receive(stream: &mut BufReader<UnixStream>, method: &str) -> (Answer, bool) {
     let header = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
     let mut keep = header("connection") != Some("close");
     let mut body = Vec::new();
-    if header("transfer-encoding") == Some("chunked") {
-        let mut line = String::new();
-        loop {
-            line.clear();
-            stream.read_line(&mut line).expect("a chunk");
-            let size = u64::from_str_radix(line.trim(), 16).expect("a chunk's size");
-            (&mut *stream).take(size).read_to_end(&mut body).expect("a chunk's bytes");
-            line.clear();
-            stream.read_line(&mut line).expect("a chunk's end");
-            if size == 0 {
-                break;
-            }
-        }
+    if is_chunked(&headers) {
+        Chunks::of(&mut *stream).read_to_end(&mut body).expect("the chunks of a body");
     } else if let Some(length) = header("content-length") {
         let length = length.parse().expect("a length");
         (&mut *stream).take(length).read_to_end(&mut body).expect("a body");
@@ -159,4 +159,85 @@ fn receive(stream: &mut BufReader<UnixStream>, method: &str) -> (Answer, bool) {
         keep = false;
     }
     (Answer { status, body }, keep)
+}
+
+fn is_chunked(headers: &[(String, String)]) -> bool {
+    headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked")
+}
+
+/// A body in chunks (RFC 9112, 7.1) without their framing, to the last one and no further.
+struct Chunks<R> {
+    stream: R,
+    /// Of the chunk that is being read.
+    left: u64,
+    ended: bool,
+}
+
+impl<R: BufRead> Chunks<R> {
+    fn of(stream: R) -> Self {
+        Self { stream, left: 0, ended: false }
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        let whole = line.strip_suffix("\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(whole.to_owned())
+    }
+
+    fn size(&mut self) -> io::Result<u64> {
+        let line = self.line()?;
+        let digits = line.split(';').next().unwrap_or_default().trim();
+        u64::from_str_radix(digits, 16)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("no chunk's size: {line:?}")))
+    }
+}
+
+impl<R: BufRead> Read for Chunks<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.ended || buffer.is_empty() {
+            return Ok(0);
+        }
+        if self.left == 0 {
+            self.left = self.size()?;
+            if self.left == 0 {
+                self.ended = true;
+                // Trailers, and an empty line.
+                while !self.line()?.is_empty() {}
+                return Ok(0);
+            }
+        }
+        let n = (&mut self.stream).take(self.left).read(buffer)?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= n as u64;
+        if self.left == 0 && !self.line()?.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a chunk is longer than it says"));
+        }
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn chunks_however_they_are_cut() {
+        let body = b"4\r\nwiki\r\n10;x=y\r\n0\r\n\r\n0123456789a\r\n0\r\nx-trailer: 1\r\n\r\nHTTP/1.1";
+        for step in 1..body.len() {
+            let mut stream = BufReader::with_capacity(step, &body[..]);
+            let mut all = Vec::new();
+            Chunks::of(&mut stream).read_to_end(&mut all).unwrap();
+            assert_eq!(all, b"wiki0\r\n\r\n0123456789a", "{step}");
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).unwrap();
+            assert_eq!(rest, b"HTTP/1.1", "the next answer is left alone");
+        }
+        for broken in [&body[..20], &body[..3], b"", b"z\r\n", b"1\r\nab\r\n0\r\n\r\n"] {
+            assert!(Chunks::of(broken).read_to_end(&mut Vec::new()).is_err(), "{broken:?}");
+        }
+    }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The same work on Berth and its peers in turn, in one run: A B C A B C, so that a machine whose speed wanders wanders
+//! The same work on Berth and its peers in turn, in one run, round by round, so that a machine whose speed wanders wanders
 //! for all of them. `make bench FILTER=word` picks rows by words in `group name`.
 //!
 //! To add a row, write a function that returns [`Row`]s in the file of its noun (`start.rs`, `images.rs`, ...) and name

@@ -4,11 +4,15 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde_json::{Value, json};
 
 use super::client::Api;
 use super::engines::{Client, Kind, Seat};
 use super::row::{Aim, Each, Figure, Row, Seats, Work, ms};
+
+/// With the floor program when it is to end.
+const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 
 /// The rows.
 #[must_use]
@@ -84,7 +88,8 @@ fn one_life(api: &mut Api, body: &Value) {
 /// The floor program, which does one container a line and says how many microseconds it took.
 struct Floor {
     child: Child,
-    asks: ChildStdin,
+    /// None when no more is asked of it.
+    asks: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
@@ -93,7 +98,7 @@ impl Floor {
         let mut command = seat.floor(&[how]);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the floor program");
-        let asks = child.stdin.take().expect("its input");
+        let asks = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().expect("its output"));
         Self { child, asks, answers }
     }
@@ -101,7 +106,8 @@ impl Floor {
 
 impl Work for Floor {
     fn round(&mut self, _: &Seat) -> Vec<f64> {
-        self.asks.write_all(b"\n").expect("asking the floor program");
+        let asks = self.asks.as_mut().expect("its input");
+        asks.write_all(b"\n").expect("asking the floor program");
         let mut line = String::new();
         self.answers.read_line(&mut line).expect("the floor program's answer");
         let microseconds: f64 =
@@ -109,9 +115,16 @@ impl Work for Floor {
         vec![microseconds / 1000.0]
     }
 
+    /// Its input's end lets it remove its cgroups; one that hangs is killed all the same.
     fn end(&mut self, _: &Seat) {
-        self.child.kill().expect("ending the floor program");
-        self.child.wait().expect("waiting for the floor program");
+        self.asks = None;
+        let mut closed = [PollFd::new(self.answers.get_ref(), PollFlags::IN)];
+        let ended = rustix::event::poll(&mut closed, Some(&PATIENCE)).expect("waiting for the floor program");
+        if ended == 0 {
+            self.child.kill().expect("ending the floor program");
+        }
+        let status = self.child.wait().expect("waiting for the floor program");
+        assert!(status.success(), "the floor program ended with {status}");
     }
 }
 
