@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use berth_domain::{ContainerId, Error, Result};
 use berth_sys::filesystem::is_mounted;
@@ -50,8 +50,13 @@ impl Drop for Held {
     }
 }
 
+/// Whether somebody uses it, or its driver is being asked for it: this never waits for a driver.
 pub(crate) fn is_used(mounted: &Mutex<Mounted>) -> bool {
-    !lock(mounted).users.is_empty()
+    match mounted.try_lock() {
+        Ok(mounted) => !mounted.users.is_empty(),
+        Err(TryLockError::Poisoned(mounted)) => !mounted.into_inner().users.is_empty(),
+        Err(TryLockError::WouldBlock) => true,
+    }
 }
 
 fn lock(mounted: &Mutex<Mounted>) -> MutexGuard<'_, Mounted> {
@@ -138,6 +143,8 @@ impl Volumes {
                     return Ok(());
                 }
                 let mut mounted = lock(&mounted);
+                // Whatever its driver says now, it is to hear of it when this user has gone.
+                mounted.users.insert(container.as_str().to_owned());
                 let at = if volume.driver != LOCAL {
                     plugin::find(&volume.driver)?.path(&volume.name)?
                 } else if is_mounted(&volume.mountpoint).unwrap_or(false) {
@@ -146,7 +153,6 @@ impl Volumes {
                     // Gone with the last daemon's own mount namespace; others who start get it again.
                     mount(&volume, container.as_str())?
                 };
-                mounted.users.insert(container.as_str().to_owned());
                 mounted.at = Some(at);
                 Ok(())
             });

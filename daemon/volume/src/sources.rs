@@ -135,15 +135,19 @@ impl Sources {
 
     /// An image's files.
     fn image(&mut self, layers: &[PathBuf], run_dir: &Path) -> Result<PathBuf> {
-        if let [only] = layers {
-            return Ok(only.clone());
-        }
         let places = run_dir.join(PLACES);
         let place = places.join(self.places.len().to_string());
         std::fs::create_dir_all(&place).map_err(|e| Error::io("making", &place, e))?;
         if !layers.is_empty() {
             let failed = |e| Error::io("mounting an image at", &place, e);
-            let mount = berth_sys::mount::overlay_read_only(layers).map_err(failed)?;
+            // Never the layer's own directory, which other containers have, too: who may remount could write to it.
+            let mut layers = layers.to_vec();
+            if layers.len() == 1 {
+                let empty = run_dir.join("empty-layer");
+                std::fs::create_dir_all(&empty).map_err(|e| Error::io("making", &empty, e))?;
+                layers.push(empty);
+            }
+            let mount = berth_sys::mount::overlay_read_only(&layers).map_err(failed)?;
             filesystem::attach(&mount, &place).map_err(failed)?;
         }
         self.places.push(place.clone());

@@ -45,11 +45,13 @@ pub(crate) async fn volume_create(app: Arc<App>, mut call: Call) -> Answer {
         return super::swarm::not_a_manager(app, call).await;
     }
     let some = |map: BTreeMap<String, String>| (!map.is_empty()).then_some(map);
-    let before = app.volumes.known(&body.name).is_ok();
     let volumes = app.volumes.clone();
-    let volume = blocking(move || {
+    let (before, volume) = blocking(move || {
+        // Waits while somebody else makes it.
+        let before = volumes.known(&body.name).is_ok();
         let name = Some(body.name.as_str()).filter(|n| !n.is_empty());
-        volumes.create(name, &body.driver, some(body.driver_opts), some(body.labels))
+        let volume = volumes.create(name, &body.driver, some(body.driver_opts), some(body.labels))?;
+        Ok((before, volume))
     })
     .await?;
     if !before {

@@ -4,8 +4,10 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
 
 /// Longest head of an answer, and longest answer.
 const HEAD_MAX: u64 = 64 << 10;
@@ -45,7 +47,7 @@ struct Connection {
 impl Connection {
     fn open(address: &Address, deadline: Instant) -> io::Result<Self> {
         let stream = match address {
-            Address::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
+            Address::Unix(path) => Stream::Unix(connect(path, deadline)?),
             Address::Tcp(host) => {
                 let address = host.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
                 Stream::Tcp(TcpStream::connect_timeout(&address, left(deadline)?)?)
@@ -53,6 +55,28 @@ impl Connection {
         };
         Ok(Self { stream, deadline })
     }
+}
+
+#[allow(clippy::disallowed_methods)] // A pause between attempts; there is no event to wait for.
+/// Connects; a plugin that takes no connections any more is given up at the deadline.
+fn connect(path: &Path, deadline: Instant) -> io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    /// Nothing tells when a listener has room again.
+    const AGAIN: Duration = Duration::from_millis(10);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(path)?;
+    loop {
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => break,
+            Err(Errno::AGAIN) => std::thread::sleep(left(deadline)?.min(AGAIN)),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 fn left(deadline: Instant) -> io::Result<Duration> {

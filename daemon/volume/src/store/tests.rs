@@ -49,7 +49,7 @@ fn names_follow_dockers_rule() {
     assert!(text(&"a".repeat(256)).contains("too long"));
     assert!(volumes.list().is_empty());
     let error = volumes.create(Some("ok"), "nfs", None, None).unwrap_err();
-    assert_eq!(error.to_string(), "create ok: error looking up volume plugin nfs: plugin \"nfs\" not found");
+    assert_eq!(error.chain(), "create ok: error looking up volume plugin nfs: plugin \"nfs\" not found");
 }
 
 #[test]
