@@ -117,11 +117,11 @@ fn plain_predecessor(name: &str) -> bool {
     name.strip_prefix("log.json.").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Lines that a datagram socket got, up to the one that holds `last`.
-fn datagrams(socket: &std::os::unix::net::UnixDatagram, last: &str) -> Vec<String> {
+/// So many messages of a datagram socket; those of different streams come in any order.
+fn datagrams(socket: &std::os::unix::net::UnixDatagram, count: usize) -> Vec<String> {
     let mut all: Vec<String> = Vec::new();
     socket.set_read_timeout(Some(crate::rig::DEADLINE)).unwrap();
-    while !all.last().is_some_and(|text| text.contains(last)) {
+    while all.len() < count {
         let mut buffer = vec![0; 1 << 20];
         let n = socket.recv(&mut buffer).unwrap();
         all.push(String::from_utf8_lossy(&buffer[..n]).into_owned());
@@ -146,9 +146,8 @@ fn journald_is_told_in_its_own_protocol() {
         }),
     };
     rig.launch();
-    let entries = datagrams(&socket, "MESSAGE=end\n");
+    let entries = datagrams(&socket, 5);
     assert_eq!(rig.exited().code, 0);
-    assert_eq!(entries.len(), 5);
     let find = |text: &str| entries.iter().find(|entry| entry.contains(text)).unwrap();
     let out = find("MESSAGE=out\n");
     assert!(out.contains("PRIORITY=6\n") && out.contains("CONTAINER_NAME=cc\n"), "{out}");
