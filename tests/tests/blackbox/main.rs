@@ -36,6 +36,7 @@ mod network_scale;
 mod network_world;
 mod networks;
 mod posture;
+mod posture_attacks;
 mod registry;
 mod runtimes;
 mod states;
