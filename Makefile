@@ -12,7 +12,7 @@ CARGO := ./tests/with-toolchain cargo
 # The shim is static and at a fixed address: it starts in half the time and shares nearly all of its memory.
 SHIM := $(TARGET)/$(TRIPLE)/shim/berth-shim
 
-.PHONY: all build release shim setup demo test unit blackbox check fmt clippy deny bench trace soak test-reference interop test-v2 test-vm fixtures install clean
+.PHONY: all build release shim setup demo test unit blackbox check fmt clippy deny bench trace soak test-reference interop fuzz test-v2 test-vm fixtures install clean
 
 all: release shim
 
@@ -76,6 +76,11 @@ test-vm: build shim fixtures
 	@./tests/vm $(TARGET)/debug $(SHIM) $(FILTER)
 
 # Berth beside its peers (PEERS starts them); FILTER picks rows, BENCH_LONG=1 takes those that take minutes too.
+# Targets for what reads strangers' bytes, a minute each, on the stable compiler; FUZZ_SECONDS and TARGETS choose.
+FUZZ_SECONDS ?= 60
+fuzz: setup
+	CARGO_TARGET_DIR=$(abspath $(TARGET))/fuzz $(CARGO) run --locked --manifest-path tests/fuzz/Cargo.toml --bin mutate -- $(FUZZ_SECONDS) $(TARGETS)
+
 bench: release shim
 	$(CARGO) build --locked --release -p berth-tests --bins
 	@./tests/run-bench $(TARGET) $(SHIM) "$(FILTER)"

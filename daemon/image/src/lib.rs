@@ -20,6 +20,8 @@ mod commit;
 mod compare;
 mod document;
 mod fetch;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gc;
 mod import;
 mod layer;

@@ -58,6 +58,21 @@ use failure::Failure;
 use policy::Policy;
 use transport::Transport;
 
+/// Reads a `WWW-Authenticate` header and a `Location`, as any registry may send them; for fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_headers(text: &str) {
+    let mut headers = http::HeaderMap::new();
+    if let Ok(value) = http::HeaderValue::from_str(text) {
+        headers.insert(http::header::WWW_AUTHENTICATE, value);
+        challenge::challenges(&headers);
+    }
+    if let Some(base) = url::Url::parse("https://registry.example/v2/") {
+        if let Some(to) = base.join(text) {
+            assert!(to.path().starts_with('/'), "a path that is none");
+        }
+    }
+}
+
 /// The registry client. Cheap to clone; clones share connections, tokens and configuration.
 #[derive(Clone)]
 pub struct Client {
