@@ -125,7 +125,9 @@ impl Reference {
     #[must_use]
     pub fn familiar_name(&self) -> String {
         if self.registry == DEFAULT_REGISTRY {
-            self.repository.strip_prefix("library/").unwrap_or(&self.repository).to_owned()
+            // `library/a/b` stays as it is: `a/b` is the image of a user.
+            let official = self.repository.strip_prefix("library/").filter(|name| !name.contains('/'));
+            official.unwrap_or(&self.repository).to_owned()
         } else {
             format!("{}/{}", self.registry, self.repository)
         }
@@ -223,6 +225,7 @@ mod tests {
         check("busybox:1.36", "docker.io/library/busybox:1.36", "busybox:1.36");
         check("user/app", "docker.io/user/app", "user/app");
         check("index.docker.io/library/x", "docker.io/library/x", "x");
+        check("docker.io/library/a/b", "docker.io/library/a/b", "library/a/b");
         check("localhost:5000/a/b:t", "localhost:5000/a/b:t", "localhost:5000/a/b:t");
         check("localhost/a", "localhost/a", "localhost/a");
         check("[::1]:5000/a", "[::1]:5000/a", "[::1]:5000/a");

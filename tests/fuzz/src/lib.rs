@@ -56,9 +56,13 @@ pub fn reference(data: &[u8]) {
         let full = reference.to_string();
         let again: berth_domain::Reference = full.parse().expect("what was written is read");
         assert_eq!(again.to_string(), full);
-        let familiar: berth_domain::Reference =
-            reference.familiar().parse().expect("the familiar form is read");
-        assert_eq!(familiar.to_string(), full);
+        // Docker's short form of a user on docker.io whose name has a dot reads as a registry's; theirs and ours.
+        let user = reference.repository().split('/').next().unwrap_or_default();
+        if !user.contains('.') && user != "localhost" {
+            let familiar: berth_domain::Reference =
+                reference.familiar().parse().expect("the familiar form is read");
+            assert_eq!(familiar.to_string(), full);
+        }
         // A tag may hold dots; what becomes a path may not be made of them.
         let mut parts = reference.repository().split('/').chain([reference.registry()]);
         assert!(parts.all(|part| !matches!(part, "" | "." | "..")), "a name that leaves its directory");
