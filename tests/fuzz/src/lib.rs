@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 use std::path::Path;
-use std::sync::OnceLock;
 
 /// A target by its name.
 pub type Target = (&'static str, fn(&[u8]));
@@ -20,9 +19,7 @@ pub const TARGETS: [Target; 5] = [
 
 /// A layer unpacked: nothing outside its directory changes.
 pub fn layer(data: &[u8]) {
-    static BASE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let base = BASE.get_or_init(|| tempfile::tempdir_in("/dev/shm").expect("a folder"));
-    let dir = tempfile::tempdir_in(base.path()).expect("a folder");
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a folder");
     let (root, canary) = (dir.path().join("root"), dir.path().join("canary"));
     std::fs::create_dir(&root).expect("a folder");
     std::fs::write(&canary, "sings").expect("a file");
