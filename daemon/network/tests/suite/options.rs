@@ -298,3 +298,20 @@ fn addresses_of_nobody_are_no_subnets() {
     }
     assert_eq!(lab.host.sh("ip -o link | wc -l"), before);
 }
+
+#[test]
+fn a_port_of_a_routed_network_is_of_no_address_of_the_host() {
+    let lab = Lab::new();
+    let mode = with(&[("com.docker.network.bridge.gateway_mode_ipv4", "routed")]);
+    lab.network("half", |n| {
+        n.ipv6 = true;
+        mode(n);
+    })
+    .unwrap();
+    let container = lab.on("half", &[tcp(8080, 80), at(std::net::Ipv4Addr::LOCALHOST, tcp(8081, 81))]);
+    let ports: Vec<_> = container.record.ports.iter().map(|p| (p.host_ip.to_string(), p.host_port)).collect();
+    assert_eq!(ports, [("0.0.0.0".into(), 0), ("::".to_owned(), 8080), ("0.0.0.0".into(), 0)]);
+    // What keeps the other family's port is called by it, so that the next daemon finds it.
+    let held: Vec<_> = container.held.iter().map(|(name, _)| name.as_str()).collect();
+    assert!(held.contains(&"port/tcp/[::]:8080"), "{held:?}");
+}
