@@ -57,13 +57,16 @@ impl AsFd for SeccompFilter {
 /// Distinct profiles kept; clients choose profiles, so there is a bound. Running containers do not need theirs here.
 const MAX_KEPT: usize = 64;
 
+/// What the built-in profile depends on: capabilities, and the kernel's version.
+type DefaultKey = (Vec<&'static str>, (u32, u32));
+
 /// Filters compiled once per distinct profile. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct SeccompCache {
     // The whole profile is the key: with a hash alone, a collision would give a container somebody else's filter.
     filters: Arc<Mutex<HashMap<Vec<u8>, SeccompFilter>>>,
     /// Those of the built-in profile, by capabilities: its four hundred names are not even spelled out again.
-    defaults: Arc<Mutex<HashMap<(Vec<&'static str>, (u32, u32)), SeccompFilter>>>,
+    defaults: Arc<Mutex<HashMap<DefaultKey, SeccompFilter>>>,
 }
 
 impl SeccompCache {
