@@ -183,12 +183,8 @@ fn a_plugin_makes_mounts_lists_and_removes_its_volumes() {
     bed.kill_daemon();
     bed.start_daemon();
     assert!(bed.docker(&["volume", "rm", "theirs"]).fails(1).contains("in use"));
-    let mount = plugin
-        .calls("VolumeDriver.Mount")
-        .into_iter()
-        .filter(|call| call["Name"] == "theirs")
-        .next_back()
-        .unwrap();
+    let mount =
+        plugin.calls("VolumeDriver.Mount").into_iter().rfind(|call| call["Name"] == "theirs").unwrap();
     bed.docker(&["rm", "-f", "up"]).ok();
     until("it is unmounted for whom it was mounted", || {
         plugin.calls("VolumeDriver.Unmount").contains(&mount).then_some(())

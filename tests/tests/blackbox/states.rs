@@ -196,8 +196,8 @@ impl World {
 
     /// What a new daemon makes of those that do not run.
     fn daemon_came(&mut self) {
-        for c in 0..POLICIES.len() {
-            self.model[c] = match (self.model[c], POLICIES[c]) {
+        for (state, policy) in self.model.iter_mut().zip(POLICIES) {
+            *state = match (*state, policy) {
                 // Also one that was only created: who wanted to run it has lost his connection.
                 (State::Created | State::Exited(_), Policy::Remove) => State::Absent,
                 (State::Exited(_), Policy::Always) => State::Running,
