@@ -171,7 +171,10 @@ fn what_cannot_be_is_refused_at_create() {
     assert_eq!(refused(|h| h.pid_mode = "container:".into()), "invalid PID mode: container:");
     assert_eq!(refused(|h| h.uts_mode = "x".into()), "invalid UTS mode: x");
     assert_eq!(refused(|h| h.shm_size = -1), "SHM size can not be less than 0");
-    assert_eq!(refused(|h| h.isolation = "hyperv".into()), "invalid isolation (hyperv): linux only supports 'default'");
+    assert_eq!(
+        refused(|h| h.isolation = "hyperv".into()),
+        "invalid isolation (hyperv): linux only supports 'default'"
+    );
     assert!(refused(|h| h.oom_score_adj = 1001).contains("range for oom score adj"));
     assert!(
         refused(|h| h.security_opt = Some(vec!["seccomp={".into()]))
