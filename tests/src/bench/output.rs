@@ -68,12 +68,18 @@ impl Stage {
         let say = ["/bench/lines"; TIMES].join(" ");
         let script = script.replace("$SAY", &format!("cat {say}"));
         json!({"Image": "busybox", "Cmd": ["sh", "-c", script], "StopSignal": "SIGKILL", "HostConfig": {
-            "NetworkMode": "none", "Binds": [format!("{}:/bench", self.seen.display())], "LogConfig": {"Type": log}}})
+            "NetworkMode": "none", "Binds": [format!("{}:/bench", self.seen.display())], "LogConfig": log_config(log)}})
     }
 
     fn remove(&self) {
         std::fs::remove_dir_all(&self.dir).expect("removing the folder");
     }
+}
+
+/// A driver that keeps everything: with Berth's defaults it would rotate, with Docker's it would not.
+fn log_config(driver: &str) -> Value {
+    let options = if driver == "json-file" { json!({"max-size": "64g"}) } else { json!({}) };
+    json!({"Type": driver, "Config": options})
 }
 
 /// Opens one of the pipes: waits until the container has opened the other end.
