@@ -5,10 +5,7 @@
 //! unpacked in staging, kept as a blob. So what is pushed or saved later is byte for byte what was committed, and a
 //! damaged layer can be made again from its blob.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
@@ -17,8 +14,8 @@ use berth_registry::{Descriptor, media_type};
 use serde_json::{Value, json};
 
 use crate::document::{self, Config, Document, LAYERS_MAX, Packing};
+use crate::kept::BlobFile;
 use crate::layer::{self, Extraction, Staged};
-use crate::layout::io_error;
 use crate::pins::Held;
 use crate::publish::{NewImage, NewName};
 use crate::types::Image;
@@ -199,7 +196,7 @@ struct NewLayer {
     /// Bytes of its files.
     size: u64,
     /// Goes in the end, unless it was moved to its place.
-    blob: Leftover,
+    blob: BlobFile,
 }
 
 impl NewLayer {
@@ -211,14 +208,7 @@ impl NewLayer {
 impl Inner {
     /// Unpacks an archive in staging and keeps its bytes beside it.
     fn stage(&self, archive: impl Read + Send) -> Result<NewLayer> {
-        let path = self.layout.fresh("commit");
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|e| io_error("making", &path, e))?;
-        let blob = Leftover(path.clone());
+        let blob = BlobFile(self.layout.fresh("commit"));
         let extraction = Extraction {
             layout: &self.layout,
             limits: &self.limits,
@@ -226,37 +216,9 @@ impl Inner {
             given_up: &AtomicBool::new(false),
             taken: &AtomicU64::new(0),
         };
-        let mut staged = layer::extract(Kept { archive, file }, &extraction)?;
+        let mut staged = layer::extract(blob.keep(archive)?, &extraction)?;
         let layer::Meta { entries, size, .. } = layer::Meta::read(staged.dir())?;
-        staged.blob_file = Some(path);
+        staged.blob_file = Some(blob.0.clone());
         Ok(NewLayer { staged, entries, size, blob })
-    }
-}
-
-/// What is read is also written.
-struct Kept<R> {
-    archive: R,
-    file: File,
-}
-
-impl<R: Read> Read for Kept<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.archive.read(buffer)?;
-        self.file.write_all(&buffer[..n])?;
-        Ok(n)
-    }
-}
-
-/// A file that goes with this if it is still there.
-struct Leftover(PathBuf);
-
-impl Drop for Leftover {
-    fn drop(&mut self) {
-        match std::fs::remove_file(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %self.0.display(), %error, "left in staging until the next start");
-            }
-            _ => {}
-        }
     }
 }

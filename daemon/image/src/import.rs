@@ -4,10 +4,7 @@
 //! The archive is unpacked while it arrives, and kept as the layer's blob byte for byte, packed as it came if layers
 //! may be packed so.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -19,8 +16,8 @@ use tokio::io::AsyncRead;
 
 use crate::arriving::{self, Arriving};
 use crate::document::{self, Config, Document, Packing};
+use crate::kept::BlobFile;
 use crate::layer::{self, Extraction, Staged, to_error};
-use crate::layout::io_error;
 use crate::pins::Held;
 use crate::publish::{NewImage, NewName};
 use crate::{Images, Inner, changes, packed};
@@ -74,7 +71,7 @@ impl Import<'_> {
     fn run(self, archive: Arriving) -> Result<ImageId> {
         let layout = &self.inner.layout;
         let blob = BlobFile(layout.fresh("import"));
-        let (staged, packing) = self.unpack(archive, &blob.0)?;
+        let (staged, packing) = self.unpack(archive, &blob)?;
         reached("import.unpacked");
         let layer = Descriptor {
             media_type: packing.media_type().to_owned(),
@@ -107,13 +104,7 @@ impl Import<'_> {
         Ok(id)
     }
 
-    fn unpack(&self, archive: Arriving, blob: &Path) -> Result<(Staged, Packing)> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(blob)
-            .map_err(|e| io_error("making", blob, e))?;
+    fn unpack(&self, archive: Arriving, blob: &BlobFile) -> Result<(Staged, Packing)> {
         let fail = |e| to_error("reading the archive", e);
         let (format, archive) = packed::told(archive).map_err(fail)?;
         let (packing, archive): (_, Box<dyn Read>) = match format {
@@ -133,11 +124,11 @@ impl Import<'_> {
             given_up: self.given_up,
             taken: &taken,
         };
-        let mut staged = layer::extract(Kept { archive, file }, &extraction)?;
+        let mut staged = layer::extract(blob.keep(archive)?, &extraction)?;
         if self.given_up.load(Ordering::Relaxed) {
             return Err(Error::cancelled("given up"));
         }
-        staged.blob_file = Some(blob.to_owned());
+        staged.blob_file = Some(blob.0.clone());
         Ok((staged, packing))
     }
 
@@ -158,34 +149,6 @@ impl Import<'_> {
             document["variant"] = platform.variant.into();
         }
         serde_json::to_vec(&document).map_err(|e| Error::internal("writing an image config").because(e))
-    }
-}
-
-/// The file that becomes the blob; removed unless it did.
-struct BlobFile(PathBuf);
-
-impl Drop for BlobFile {
-    fn drop(&mut self) {
-        match std::fs::remove_file(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %self.0.display(), %error, "left in staging until the next start");
-            }
-            _ => {}
-        }
-    }
-}
-
-/// The archive, written down as it is read.
-struct Kept<R> {
-    archive: R,
-    file: File,
-}
-
-impl<R: Read> Read for Kept<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.archive.read(buffer)?;
-        self.file.write_all(&buffer[..n])?;
-        Ok(n)
     }
 }
 

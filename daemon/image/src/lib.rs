@@ -24,6 +24,7 @@ mod fetch;
 pub mod fuzzing;
 mod gc;
 mod import;
+mod kept;
 mod layer;
 mod layout;
 mod load;
