@@ -13,7 +13,7 @@
 
 mod host;
 pub mod link;
-pub mod scope;
+mod scope;
 pub mod seccomp;
 pub mod spec;
 

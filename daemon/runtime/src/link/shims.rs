@@ -23,7 +23,7 @@ use tracing::Instrument;
 
 use super::requests::{Inner, Line, Shim, Socket};
 use super::supervisor::{CHANNEL, Supervisor, register};
-use crate::scope::{Scope, Scopes};
+use crate::scope::{self, Scope};
 
 use super::{Adoption, ShimConfig, ShimError, adopt, remains};
 
@@ -39,7 +39,6 @@ pub struct Shims(Arc<Program>);
 #[derive(Debug)]
 struct Program {
     memfd: OwnedFd,
-    scopes: Scopes,
     config: ShimConfig,
 }
 
@@ -52,7 +51,7 @@ impl Shims {
     pub fn new(config: ShimConfig) -> Result<Self> {
         let memfd = memfd::sealed_program(NAME, &config.shim_path)
             .map_err(|e| Error::io("reading the shim program", &config.shim_path, e))?;
-        Ok(Self(Arc::new(Program { memfd, scopes: Scopes::default(), config })))
+        Ok(Self(Arc::new(Program { memfd, config })))
     }
 
     /// Where shims work.
@@ -132,7 +131,7 @@ impl Shims {
             .unified
             .filter(|_| hierarchies.v1.is_empty())
             .ok_or_else(|| Error::invalid("the systemd cgroup driver needs cgroup v2"))?;
-        self.0.scopes.start(self.0.memfd.as_fd(), id, slice, &unified, cgroup).await
+        scope::start(self.0.memfd.as_fd(), id, slice, &unified, cgroup).await
     }
 
     /// Finds a shim that an earlier daemon started, or what it left.

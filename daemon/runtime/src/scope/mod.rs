@@ -43,10 +43,6 @@ const START: Method<'_> = Method {
     member: "StartTransientUnit",
 };
 
-/// Asks systemd for scopes.
-#[derive(Debug, Default)]
-pub(crate) struct Scopes(());
-
 /// A scope that stays while this does, or longer if the container's processes have moved in.
 #[derive(Debug)]
 pub struct Scope {
@@ -54,52 +50,49 @@ pub struct Scope {
     _placeholder: Child,
 }
 
-impl Scopes {
-    /// A scope for a container in a slice.
-    ///
-    /// # Errors
-    ///
-    /// systemd is not there, refuses, or takes too long.
-    pub(crate) async fn start(
-        &self,
-        program: BorrowedFd<'_>,
-        id: &ContainerId,
-        slice: &str,
-        unified: &Path,
-        path: &str,
-    ) -> Result<Scope> {
-        let failed = || Error::internal(format!("asking systemd for the scope of container {}", id.short()));
-        let placeholder = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
-            .arg0("berth-hold")
-            .arg(HOLD)
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .map_err(|e| failed().because(e))?;
-        let pid = placeholder.id().ok_or_else(failed)?;
-        let asked = tokio::time::timeout(PATIENCE, self.ask(id, slice, pid)).await;
-        asked.map_err(|e| failed().because(e))?.map_err(|e| failed().because(e))?;
-        let scope = unified.join(path.trim_start_matches('/'));
-        let scope = scope.parent().unwrap_or(unified).to_owned();
-        // One write of the kernel's, though it may wait for a grace period.
-        let moved = tokio::task::spawn_blocking(move || step_aside(&scope, pid)).await;
-        moved.map_err(|e| failed().because(e))?.map_err(|(path, e)| Error::io("writing", &path, e))?;
-        Ok(Scope { _placeholder: placeholder })
-    }
+/// A scope for a container in a slice.
+///
+/// # Errors
+///
+/// systemd is not there, refuses, or takes too long.
+pub(crate) async fn start(
+    program: BorrowedFd<'_>,
+    id: &ContainerId,
+    slice: &str,
+    unified: &Path,
+    path: &str,
+) -> Result<Scope> {
+    let failed = || Error::internal(format!("asking systemd for the scope of container {}", id.short()));
+    let placeholder = Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        .arg0("berth-hold")
+        .arg(HOLD)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .map_err(|e| failed().because(e))?;
+    let pid = placeholder.id().ok_or_else(failed)?;
+    let asked = tokio::time::timeout(PATIENCE, ask(id, slice, pid)).await;
+    asked.map_err(|e| failed().because(e))?.map_err(|e| failed().because(e))?;
+    let scope = unified.join(path.trim_start_matches('/'));
+    let scope = scope.parent().unwrap_or(unified).to_owned();
+    // One write of the kernel's, though it may wait for a grace period.
+    let moved = tokio::task::spawn_blocking(move || step_aside(&scope, pid)).await;
+    moved.map_err(|e| failed().because(e))?.map_err(|(path, e)| Error::io("writing", &path, e))?;
+    Ok(Scope { _placeholder: placeholder })
+}
 
-    async fn ask(&self, id: &ContainerId, slice: &str, pid: u32) -> io::Result<()> {
-        // A connection for each: systemd tells every one of them of every unit, and an idle one fills up with that.
-        loop {
-            let mut bus = Bus::connect(Path::new(PRIVATE)).await?;
-            match start_unit(&mut bus, id, slice, pid).await {
-                // The last run's scope is on its way out.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => tokio::time::sleep(AGAIN).await,
-                done => return done,
-            }
+async fn ask(id: &ContainerId, slice: &str, pid: u32) -> io::Result<()> {
+    // A connection for each: systemd tells every one of them of every unit, and an idle one fills up with that.
+    loop {
+        let mut bus = Bus::connect(Path::new(PRIVATE)).await?;
+        match start_unit(&mut bus, id, slice, pid).await {
+            // The last run's scope is on its way out.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => tokio::time::sleep(AGAIN).await,
+            done => return done,
         }
     }
 }
