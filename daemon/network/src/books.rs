@@ -31,6 +31,8 @@ pub(crate) struct Books {
     generation: u64,
     /// Who is called how, by network, and as of which generation.
     names: HashMap<String, (u64, Arc<NameTable>)>,
+    /// Published ports are reached from elsewhere at the container's own address too.
+    direct_routing: bool,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,10 @@ pub(crate) struct Held {
 }
 
 impl Books {
+    pub(crate) fn new(direct_routing: bool) -> Self {
+        Self { direct_routing, ..Self::default() }
+    }
+
     pub(crate) fn add_network(&mut self, record: NetworkRecord) {
         self.generation += 1;
         let leases = record.ranges.iter().map(Leases::of).collect();
@@ -298,9 +304,13 @@ impl Books {
                 comment: container.short().to_owned(),
                 routed: mode == GatewayMode::Routed,
             };
-            // Reached at its own address a port is one, however often it is published.
-            if !(forward.routed && forwards.iter().any(|f| f.routed && same_target(f, &forward))) {
-                forwards.push(forward);
+            let direct = self.direct_routing && !forward.routed && forward.host_ip.is_unspecified();
+            let direct = direct.then(|| Forward { routed: true, host_port: 0, ..forward.clone() });
+            for forward in std::iter::once(forward).chain(direct) {
+                // Reached at its own address a port is one, however often it is published.
+                if !(forward.routed && forwards.iter().any(|f| f.routed && same_target(f, &forward))) {
+                    forwards.push(forward);
+                }
             }
         }
         forwards

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the daemon is told about networking (`daemon.json` and flags; Docker's key names in brackets).
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -28,8 +29,18 @@ pub struct NetworkConfig {
     pub fixed_cidr: Option<Ipv4Net>,
     /// The default bridge has IPv6 too (`ipv6`).
     pub ipv6: bool,
-    /// Its IPv6 subnet (`fixed-cidr-v6`); one of the pools' when not given.
+    /// Its IPv6 address and subnet (`bip6`).
+    pub bip6: Option<Ipv6Net>,
+    /// Its IPv6 subnet, or with `bip6` the addresses for containers within it (`fixed-cidr-v6`); one of the pools' when not given.
     pub fixed_cidr_v6: Option<Ipv6Net>,
+    /// By which address containers on the default bridge go out, if not by the bridge's own (`default-gateway`).
+    pub default_gateway: Option<Ipv4Addr>,
+    /// The same for IPv6 (`default-gateway-v6`).
+    pub default_gateway_v6: Option<Ipv6Addr>,
+    /// Options of new networks that their users did not set, by driver (`default-network-opts`).
+    pub default_network_options: BTreeMap<String, BTreeMap<String, String>>,
+    /// Published ports are reached from elsewhere at the container's own address too (`allow-direct-routing`).
+    pub direct_routing: bool,
     /// Where subnets come from; Docker's built-in list when empty.
     pub default_address_pools: Vec<AddressPool>,
     /// MTU of the default bridge and its endpoints (`mtu`).
@@ -73,7 +84,12 @@ impl NetworkConfig {
             bip: None,
             fixed_cidr: None,
             ipv6: false,
+            bip6: None,
             fixed_cidr_v6: None,
+            default_gateway: None,
+            default_gateway_v6: None,
+            default_network_options: BTreeMap::new(),
+            direct_routing: false,
             default_address_pools: Vec::new(),
             mtu: 1500,
             icc: true,

@@ -51,7 +51,7 @@ impl Networks {
     ///
     /// The kernel refuses (the message names the feature that is missing), or a record is unreadable.
     pub async fn open(config: NetworkConfig) -> Result<Self> {
-        let books = Arc::new(Mutex::new(Books::default()));
+        let books = Arc::new(Mutex::new(Books::new(config.direct_routing)));
         let jobs = worker::start(config, Arc::clone(&books)).await?;
         Ok(Self { books, jobs })
     }

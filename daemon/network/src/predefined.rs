@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::books::DEFAULT;
 use crate::endpoint::random_id;
-use crate::ipam::{Family, choose_subnet, docker_pools, first_host, local_pool, overlap};
+use crate::ipam::{Family, choose_subnet, docker_pools, first_host, local_pool, never_a_hosts, overlap};
 use crate::worker::Worker;
 use crate::{AddressPool, AddressRange, BridgeRecord, Driver, GatewayMode, NetworkRecord, bridge, records};
 
@@ -101,7 +101,11 @@ impl Worker {
             subnet: IpNet::V4(address.trunc()),
             range: within.map(IpNet::V4),
             gateway: Some(IpAddr::V4(address.addr())),
-            reserved: BTreeMap::new(),
+            reserved: other_gateway(
+                IpNet::V4(address),
+                self.config.default_gateway.map(IpAddr::V4),
+                ("default-gateway", "DefaultGatewayIPv4"),
+            )?,
             chosen_by_user: self.config.bip.is_some(),
             gateway_chosen_by_user: true,
         }];
@@ -141,19 +145,29 @@ impl Worker {
     ) -> Result<AddressRange> {
         let free = |net: &IpNet| !used.iter().any(|u| overlap(u, net));
         let was = before.and_then(|b| bridge::gateway(b, Family::V6)).map(|g| g.trunc()).filter(free);
-        let subnet = match (self.config.fixed_cidr_v6, was) {
-            (Some(fixed), _) => IpNet::V6(fixed.trunc()),
-            (None, Some(was)) => was,
-            (None, None) => {
-                choose_subnet(&with_local_pool(self.pools(), seed), Family::V6, used).ok_or_else(no_pool)?
+        let fixed = self.config.fixed_cidr_v6.map(|f| IpNet::V6(f.trunc()));
+        let (subnet, gateway, range) = match (self.config.bip6, fixed, was) {
+            (Some(bip), within, _) => {
+                let address = IpNet::V6(bip);
+                check_bip6(address, within, used)?;
+                (address.trunc(), Some(address.addr()), within)
+            }
+            (None, Some(fixed), _) => (fixed, None, None),
+            (None, None, Some(was)) => (was, None, None),
+            (None, None, None) => {
+                let pools = with_local_pool(self.pools(), seed);
+                (choose_subnet(&pools, Family::V6, used).ok_or_else(no_pool)?, None, None)
             }
         };
+        let gateway = gateway.or_else(|| first_host(subnet, subnet, &[]));
+        let address = gateway.and_then(|ip| IpNet::new(ip, subnet.prefix_len()).ok()).unwrap_or(subnet);
+        let other = self.config.default_gateway_v6.map(IpAddr::V6);
         Ok(AddressRange {
             subnet,
-            range: None,
-            gateway: first_host(subnet, subnet, &[]),
-            reserved: BTreeMap::new(),
-            chosen_by_user: self.config.fixed_cidr_v6.is_some(),
+            range,
+            gateway,
+            reserved: other_gateway(address, other, ("default-gateway-v6", "DefaultGatewayIPv6"))?,
+            chosen_by_user: self.config.bip6.is_some() || self.config.fixed_cidr_v6.is_some(),
             gateway_chosen_by_user: true,
         })
     }
@@ -202,6 +216,43 @@ pub(crate) fn blank(name: &str, driver: Driver) -> Result<NetworkRecord> {
 
 pub(crate) fn no_pool() -> Error {
     Error::invalid("all predefined address pools have been fully subnetted")
+}
+
+/// The gateway of the administrator's choice as `reserved` names it: it must be a machine on the bridge.
+fn other_gateway(
+    address: IpNet,
+    other: Option<IpAddr>,
+    (key, name): (&str, &str),
+) -> Result<BTreeMap<String, IpAddr>> {
+    let Some(other) = other else { return Ok(BTreeMap::new()) };
+    let subnet = address.trunc();
+    if !subnet.contains(&other) || never_a_hosts(subnet).any(|never| never == other) {
+        return Err(Error::invalid(format!(
+            "{key} {other}: an address within the default bridge's subnet {subnet} expected"
+        )));
+    }
+    // The bridge's own is what they go by anyway.
+    Ok(if other == address.addr() { BTreeMap::new() } else { BTreeMap::from([(name.to_owned(), other)]) })
+}
+
+fn check_bip6(bip: IpNet, within: Option<IpNet>, used: &[IpNet]) -> Result<()> {
+    let subnet = bip.trunc();
+    if subnet.prefix_len() > 126 || bip.addr() == subnet.addr() {
+        return Err(Error::invalid(format!(
+            "bip6 {bip}: a host's address within a subnet expected, such as fd00:17::1/64"
+        )));
+    }
+    if let Some(within) = within.filter(|within| !subnet.contains(within)) {
+        return Err(Error::invalid(format!(
+            "fixed-cidr-v6 {within} is not within the default bridge's subnet {subnet}"
+        )));
+    }
+    match used.iter().find(|other| overlap(other, &subnet)) {
+        Some(other) => Err(Error::invalid(format!(
+            "bip6 {bip} overlaps {other}, which another network or a route of this host has"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn check_bip(bip: Ipv4Net, mut others: impl Iterator<Item = IpNet>) -> Result<()> {

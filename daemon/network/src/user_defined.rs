@@ -26,7 +26,13 @@ impl Worker {
         if self.books().by_name(&request.name).is_some() {
             return Err(Error::conflict(format!("network with name {} already exists", request.name)));
         }
-        let request = self.with_settings(request)?;
+        let mut request = self.with_settings(request)?;
+        if !request.config_only && request.config_from.is_none() {
+            let defaults = self.config.default_network_options.get(request.driver.as_str());
+            for (key, value) in defaults.into_iter().flatten() {
+                request.options.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
         let mut network = blank(&request.name, request.driver)?;
         network.ipv4 = request.ipv4;
         network.ipv6 = request.ipv6;

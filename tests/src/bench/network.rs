@@ -185,8 +185,10 @@ fn throughput(server: &NetNs, client: &NetNs, to: &str) -> f64 {
     let mut ask = Command::new("iperf3");
     ask.args(["-c", ip, "-p", port, "-t", "2", "-O", "1", "-J"]);
     client.place(&mut ask);
-    let said: Value = serde_json::from_str(&Output::of(&mut ask).ok()).expect("iperf3's JSON");
-    said["end"]["sum_received"]["bits_per_second"].as_f64().expect("a rate") / 1e9
+    let said = Output::of(&mut ask).ok();
+    let json: Value = serde_json::from_str(&said).expect("iperf3's JSON");
+    let rate = json["end"]["sum_received"]["bits_per_second"].as_f64();
+    rate.unwrap_or_else(|| panic!("iperf3 to {to} gave no rate: {said}")) / 1e9
 }
 
 /// Microseconds for a byte there and back.

@@ -2,6 +2,8 @@
 //! Rounds in turn: every seat does a round before any does its next. Who went before leaves work to the kernel (mounts,
 //! namespaces and veth pairs go in the background), so that each seat goes after each other equally often.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use super::engines::{Hall, Seat};
 use super::report::{Measured, Taken};
 use super::row::{Row, Work};
@@ -25,20 +27,29 @@ pub fn run(row: Row, hall: &Hall) -> Measured {
     let mut works: Vec<Box<dyn Work>> = seats.iter().map(prepare).collect();
     let mut values: Vec<Vec<Vec<f64>>> = vec![vec![Vec::new(); row.figures.len()]; seats.len()];
     let rounds = row.rounds + usize::from(row.warm_up);
-    for round in 0..rounds {
-        for at in order(seats.len(), round) {
-            let (seat, work, values) = (&seats[at], &mut works[at], &mut values[at]);
-            let took = work.round(seat);
-            assert_eq!(took.len(), row.figures.len(), "{}: one value a figure", row.name);
-            if round > 0 || !row.warm_up {
-                for (values, value) in values.iter_mut().zip(took) {
-                    values.push(value);
+    let measured = catch_unwind(AssertUnwindSafe(|| {
+        for round in 0..rounds {
+            for at in order(seats.len(), round) {
+                let (seat, work, values) = (&seats[at], &mut works[at], &mut values[at]);
+                let took = catch_unwind(AssertUnwindSafe(|| work.round(seat))).unwrap_or_else(|panic| {
+                    eprintln!("{}: round {round} on {}", row.name, seat.name());
+                    resume_unwind(panic)
+                });
+                assert_eq!(took.len(), row.figures.len(), "{}: one value a figure", row.name);
+                if round > 0 || !row.warm_up {
+                    for (values, value) in values.iter_mut().zip(took) {
+                        values.push(value);
+                    }
                 }
             }
         }
-    }
+    }));
+    // What a row that failed made would be in the next one's way.
     for (seat, work) in seats.iter().zip(&mut works) {
         work.end(seat);
+    }
+    if let Err(panic) = measured {
+        resume_unwind(panic);
     }
     let taken = seats
         .iter()

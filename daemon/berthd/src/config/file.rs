@@ -59,7 +59,19 @@ pub(super) fn parse(text: &str, notes: &mut Vec<String>) -> Result<Given> {
             not_yet.join(", ")
         )));
     }
+    for (key, value) in &map {
+        match support(key) {
+            Some(Support::Only(wanted, why)) if *value != wanted.value() => {
+                let wanted = wanted.value();
+                return Err(Error::invalid(format!(
+                    "invalid {key} {value}: only {wanted} is possible, as {why}"
+                )));
+            }
+            _ => {}
+        }
+    }
     map.retain(|key, _| match support(key) {
+        Some(Support::Only(..)) => false,
         Some(Support::NoEffect(why)) => {
             notes.push(format!("{key} has no effect: {why}"));
             false

@@ -74,9 +74,24 @@ pub(crate) struct Flags {
     /// Whether the default bridge has IPv6 too
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     ipv6: Option<bool>,
+    /// IPv6 address and subnet of the default bridge
+    #[arg(long, value_name = "CIDR")]
+    bip6: Option<String>,
     /// IPv6 subnet of the default bridge
     #[arg(long, value_name = "CIDR")]
     fixed_cidr_v6: Option<String>,
+    /// Address that containers on the default bridge go out by
+    #[arg(long, value_name = "IP")]
+    default_gateway: Option<String>,
+    /// IPv6 address that containers on the default bridge go out by
+    #[arg(long, value_name = "IP")]
+    default_gateway_v6: Option<String>,
+    /// DRIVER=KEY=VALUE for new networks that do not set it; may be repeated
+    #[arg(long, value_name = "OPTION")]
+    default_network_opt: Vec<String>,
+    /// Whether published ports are reached from elsewhere at the container's own address too
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    allow_direct_routing: Option<bool>,
     /// Interface of the default bridge; "none" for no default network
     #[arg(short = 'b', long, value_name = "NAME")]
     bridge: Option<String>,
@@ -227,6 +242,23 @@ fn pool(text: &str) -> Result<Pool> {
     Ok(Pool { base: base.ok_or_else(bad)?, size: size.ok_or_else(bad)? })
 }
 
+type NetworkOptions = BTreeMap<String, BTreeMap<String, String>>;
+
+fn network_options(values: &[String]) -> Result<Option<NetworkOptions>> {
+    let mut all = NetworkOptions::new();
+    for text in values {
+        let bad = || {
+            Error::invalid(format!(
+                "invalid argument {text:?} for --default-network-opt: DRIVER=KEY=VALUE expected"
+            ))
+        };
+        let (driver, option) = text.split_once('=').ok_or_else(bad)?;
+        let (key, value) = option.split_once('=').ok_or_else(bad)?;
+        all.entry(driver.to_owned()).or_default().insert(key.to_owned(), value.to_owned());
+    }
+    Ok((!all.is_empty()).then_some(all))
+}
+
 fn ulimit(text: &str) -> Result<(i64, i64)> {
     let number = |t: &str| match t {
         "unlimited" => Ok(-1),
@@ -282,7 +314,12 @@ impl Flags {
             bip: self.bip.clone(),
             fixed_cidr: self.fixed_cidr.clone(),
             ipv6: self.ipv6,
+            bip6: self.bip6.clone(),
             fixed_cidr_v6: self.fixed_cidr_v6.clone(),
+            default_gateway: self.default_gateway.clone(),
+            default_gateway_v6: self.default_gateway_v6.clone(),
+            default_network_opts: network_options(&self.default_network_opt)?,
+            allow_direct_routing: self.allow_direct_routing,
             bridge: self.bridge.clone(),
             mtu: self.mtu,
             icc: self.icc,

@@ -28,7 +28,13 @@ pub(crate) struct Given {
     pub(crate) bip: Option<String>,
     pub(crate) fixed_cidr: Option<String>,
     pub(crate) ipv6: Option<bool>,
+    pub(crate) bip6: Option<String>,
     pub(crate) fixed_cidr_v6: Option<String>,
+    pub(crate) default_gateway: Option<String>,
+    pub(crate) default_gateway_v6: Option<String>,
+    /// By driver.
+    pub(crate) default_network_opts: Option<BTreeMap<String, BTreeMap<String, String>>>,
+    pub(crate) allow_direct_routing: Option<bool>,
     pub(crate) bridge: Option<String>,
     pub(crate) mtu: Option<i64>,
     pub(crate) icc: Option<bool>,

@@ -8,13 +8,34 @@ pub(super) enum Support {
     Done,
     /// Accepted; the text says why it changes nothing.
     NoEffect(&'static str),
+    /// Accepted with this value, which changes nothing; the text says why there is no other.
+    Only(Wanted, &'static str),
     /// Would promise something that Berth does not do.
     NotYet,
 }
 
+/// The one value that a key may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    True,
+    Zero,
+    Text(&'static str),
+}
+
+impl Wanted {
+    /// As the file has it.
+    pub(super) fn value(self) -> serde_json::Value {
+        match self {
+            Self::True => true.into(),
+            Self::Zero => 0.into(),
+            Self::Text(text) => text.into(),
+        }
+    }
+}
+
 /// Looks a key up; `None` for one that neither Docker nor Berth knows.
 pub(super) fn support(key: &str) -> Option<Support> {
-    use Support::{Done, NoEffect, NotYet};
+    use Support::{Done, NoEffect, NotYet, Only};
     Some(match key {
         "hosts"
         | "data-root"
@@ -33,7 +54,12 @@ pub(super) fn support(key: &str) -> Option<Support> {
         | "bip"
         | "fixed-cidr"
         | "ipv6"
+        | "bip6"
         | "fixed-cidr-v6"
+        | "default-gateway"
+        | "default-gateway-v6"
+        | "default-network-opts"
+        | "allow-direct-routing"
         | "bridge"
         | "mtu"
         | "icc"
@@ -72,7 +98,14 @@ pub(super) fn support(key: &str) -> Option<Support> {
             NoEffect("there is no containerd")
         }
         "experimental" | "features" | "builder" => NoEffect("there are no such features to turn on or off"),
-        "ip-forward-no-drop" | "allow-direct-routing" => NoEffect("other tables' policies are left alone"),
+        "ip-forward-no-drop" => NoEffect("other tables' policies are left alone"),
+        "network-control-plane-mtu" => NoEffect("there are no overlay networks"),
+        "iptables" | "ip6tables" => Only(
+            Wanted::True,
+            "published ports and isolation are the firewall's work, and there is no proxy to stand in for it",
+        ),
+        "firewall-backend" => Only(Wanted::Text("nftables"), "the firewall is nftables alone"),
+        "network-diagnostic-port" => Only(Wanted::Zero, "there is no network database to diagnose"),
         "rootless" => NoEffect("the daemon runs as root"),
         "selinux-enabled"
         | "userns-remap"
@@ -82,22 +115,15 @@ pub(super) fn support(key: &str) -> Option<Support> {
         | "tlscacert"
         | "tlscert"
         | "tlskey"
-        | "default-gateway"
-        | "default-gateway-v6"
-        | "iptables"
-        | "ip6tables"
         | "storage-opts"
         | "cpu-rt-period"
         | "cpu-rt-runtime"
         | "metrics-addr"
-        | "network-control-plane-mtu"
         | "node-generic-resources"
         | "swarm-default-advertise-addr"
         | "oom-score-adjust"
         | "raw-logs"
         | "cdi-spec-dirs"
-        | "default-network-opts"
-        | "firewall-backend"
         | "allow-nondistributable-artifacts"
         | "bridge-accept-fwmark"
         | "nri-opts" => NotYet,

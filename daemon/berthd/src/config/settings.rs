@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -127,7 +127,12 @@ pub(crate) struct Settings {
     pub(crate) bip: Option<Ipv4Net>,
     pub(crate) fixed_cidr: Option<Ipv4Net>,
     pub(crate) ipv6: bool,
+    pub(crate) bip6: Option<Ipv6Net>,
     pub(crate) fixed_cidr_v6: Option<Ipv6Net>,
+    pub(crate) default_gateway: Option<Ipv4Addr>,
+    pub(crate) default_gateway_v6: Option<Ipv6Addr>,
+    pub(crate) default_network_opts: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) allow_direct_routing: bool,
     /// `None`: there is no default network.
     pub(crate) bridge: Option<String>,
     pub(crate) mtu: u32,
@@ -323,7 +328,20 @@ impl Settings {
             bip: parsed("bip", given.bip.as_ref(), cidr)?,
             fixed_cidr: parsed("fixed-cidr", given.fixed_cidr.as_ref(), cidr)?,
             ipv6: given.ipv6.unwrap_or(false),
+            bip6: parsed("bip6", given.bip6.as_ref(), cidr)?,
             fixed_cidr_v6: parsed("fixed-cidr-v6", given.fixed_cidr_v6.as_ref(), cidr)?,
+            default_gateway: parsed(
+                "default-gateway",
+                given.default_gateway.as_ref(),
+                "an IPv4 address expected",
+            )?,
+            default_gateway_v6: parsed(
+                "default-gateway-v6",
+                given.default_gateway_v6.as_ref(),
+                "an IPv6 address expected",
+            )?,
+            default_network_opts: Self::network_opts(given)?,
+            allow_direct_routing: given.allow_direct_routing.unwrap_or(false),
             bridge,
             mtu: match given.mtu {
                 None | Some(0) => 1500,
@@ -462,6 +480,14 @@ impl Settings {
             }
         }
         Ok(runtimes)
+    }
+
+    fn network_opts(given: &Given) -> Result<BTreeMap<String, BTreeMap<String, String>>> {
+        let drivers = given.default_network_opts.clone().unwrap_or_default();
+        match drivers.keys().find(|driver| !["bridge", "macvlan"].contains(&driver.as_str())) {
+            Some(driver) => Err(bad("default-network-opts", driver, "the driver bridge or macvlan expected")),
+            None => Ok(drivers),
+        }
     }
 
     fn pools(given: &Given) -> Result<Vec<AddressPool>> {

@@ -88,6 +88,12 @@ fn every_mistake_is_named() {
         "runtimeType is not supported",
     );
     refused(&["--seccomp-profile", "/nonexistent"], "", "invalid seccomp-profile \"/nonexistent\"");
+    refused(&[], r#"{"iptables":false}"#, "invalid iptables false: only true is possible");
+    refused(&[], r#"{"firewall-backend":"iptables"}"#, "only \"nftables\" is possible");
+    refused(&["--default-gateway", "fd00::1"], "", "an IPv4 address expected");
+    let flags = Flags::try_parse_from(["berthd", "--default-network-opt", "bridge=x"]).unwrap();
+    assert!(flags.given().unwrap_err().chain().contains("DRIVER=KEY=VALUE expected"));
+    refused(&["--default-network-opt", "overlay=x=y"], "", "the driver bridge or macvlan expected");
     refused(&["--init-path", "/nonexistent"], "", "invalid init-path \"/nonexistent\"");
     refused(&["--cgroup-parent", "x.slice"], "", "slices need --exec-opt native.cgroupdriver=systemd");
     refused(&["--exec-opt", "native.cgroupdriver=x"], "", "cgroupfs or =systemd expected");
@@ -106,6 +112,21 @@ fn a_key_in_both_is_a_conflict() {
         r#"{"debug":false,"labels":["c=d"]}"#,
         "specified both as a flag and in the configuration file: debug: (from flag: true, from file: false), labels",
     );
+}
+
+#[test]
+fn keys_of_networks() {
+    let s = settings(
+        &["--default-network-opt", "bridge=com.docker.network.driver.mtu=1400", "--bip6", "fd00::1/64"],
+        r#"{"iptables":true,"ip6tables":true,"firewall-backend":"nftables","network-diagnostic-port":0,
+            "network-control-plane-mtu":1500,"default-gateway":"172.17.0.254","default-gateway-v6":"fd00::fe",
+            "allow-direct-routing":true}"#,
+    )
+    .unwrap();
+    assert_eq!(s.default_network_opts["bridge"]["com.docker.network.driver.mtu"], "1400");
+    assert_eq!(s.default_gateway, Some([172, 17, 0, 254].into()));
+    assert_eq!(s.default_gateway_v6.unwrap().to_string(), "fd00::fe");
+    assert!(s.allow_direct_routing && s.bip6.is_some());
 }
 
 #[test]

@@ -183,6 +183,60 @@ fn the_default_bridges_subnet() {
 }
 
 #[test]
+fn the_default_bridges_gateways() {
+    let lab = Lab::with(|c| {
+        c.ipv6 = true;
+        c.bip6 = Some("fd00:17::5/64".parse().unwrap());
+        c.fixed_cidr_v6 = Some("fd00:17::100/120".parse().unwrap());
+        c.default_gateway = Some("172.17.0.254".parse().unwrap());
+        c.default_gateway_v6 = Some("fd00:17::fe".parse().unwrap());
+    });
+    assert!(lab.host.sh("ip -6 -o addr show berth0").contains("fd00:17::5/64"));
+    let container = lab.container(&[]);
+    assert_eq!(container.ip6().to_string(), "fd00:17::100");
+    let routes = container.ns.sh("ip -4 route; ip -6 route");
+    for way in ["default via 172.17.0.254", "default via fd00:17::fe"] {
+        assert!(routes.contains(way), "{way}: {routes}");
+    }
+    let record = lab.networks.resolve("bridge").unwrap();
+    assert_eq!(record.ranges[0].reserved["DefaultGatewayIPv4"], IpAddr::from([172, 17, 0, 254]));
+    assert_eq!(record.ranges[0].gateway, Some(GATEWAY.into()), "the bridge keeps its own address");
+}
+
+#[test]
+fn networks_begin_with_the_administrators_options() {
+    let options = [("com.docker.network.driver.mtu", "1400"), ("com.docker.network.bridge.enable_icc", "0")];
+    let lab = Lab::with(|c| {
+        let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        c.default_network_options.insert("bridge".into(), options);
+    });
+    let plain = lab.network("plain", |_| {}).unwrap();
+    assert_eq!(plain.bridge.as_ref().map(|b| (b.mtu, b.icc)), Some((1400, false)));
+    assert_eq!(plain.options["com.docker.network.driver.mtu"], "1400");
+    let own = |n: &mut NetworkRequest| drop(n.options.insert(options[0].0.into(), "1300".into()));
+    let own = lab.network("own", own).unwrap();
+    assert_eq!(own.bridge.as_ref().map(|b| b.mtu), Some(1300));
+    let default = lab.networks.resolve("bridge").unwrap();
+    assert_eq!(default.bridge.as_ref().map(|b| b.mtu), Some(1500), "mtu is what sets the default bridge's");
+}
+
+#[test]
+fn neighbours_may_be_let_in_at_containers_own_addresses() {
+    let lab = Lab::with(|c| c.direct_routing = true);
+    let local = PortRequest { host_ip: Some(Ipv4Addr::LOCALHOST.into()), ..tcp(8081, 81) };
+    let container = lab.container(&[tcp(8080, 80), local]);
+    let (server, _local, _hidden) =
+        (container.ns.listen(80), container.ns.listen(81), container.ns.listen(82));
+    assert_eq!(talk(&lab.outside, (container.ip(), 80), &server), IpAddr::from(OUTSIDE));
+    assert_eq!(talk(&lab.outside, (HOST, 8080), &server), IpAddr::from(OUTSIDE));
+    // What is published for the host alone, or not at all, is not open.
+    lab.outside.cannot_connect((container.ip(), 81));
+    lab.outside.cannot_connect((container.ip(), 82));
+    lab.release(&container);
+    assert!(!lab.table().contains(". 80"), "{}", lab.table());
+}
+
+#[test]
 fn bad_settings_are_refused() {
     let mut lab = Lab::new();
     let mut check = |change: fn(&mut NetworkConfig), text: &str| {
@@ -194,6 +248,14 @@ fn bad_settings_are_refused() {
     check(
         |c| c.fixed_cidr = Some("10.0.0.0/24".parse().unwrap()),
         "is not within the default bridge's subnet",
+    );
+    check(
+        |c| c.default_gateway = Some("10.0.0.1".parse().unwrap()),
+        "default-gateway 10.0.0.1: an address within the default bridge's subnet 172.17.0.0/16 expected",
+    );
+    check(
+        |c| (c.ipv6, c.bip6) = (true, Some("fd00:17::/64".parse().unwrap())),
+        "bip6 fd00:17::/64: a host's address",
     );
 }
 
