@@ -134,7 +134,7 @@ impl Check<'_> {
         }
         let mut whole = true;
         for (blob, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
-            let here = self.blob(image, shown, &blob.descriptor);
+            let here = self.blob(image, shown, blob);
             whole &= self.layer(shown, blob, diff_id, here)?;
         }
         if whole {
@@ -266,7 +266,7 @@ impl Check<'_> {
     fn layer(
         &mut self,
         shown: &str,
-        blob: &document::LayerDescriptor,
+        blob: &Descriptor,
         diff_id: &Digest,
         blob_is_here: bool,
     ) -> Result<bool> {

@@ -83,8 +83,7 @@ impl Images {
             return Err(Error::internal("a manifest became an index"));
         };
         let id = config.id.clone();
-        let mut held: Vec<Held> =
-            manifest.layers.iter().map(|l| Held::Content(l.descriptor.digest.clone())).collect();
+        let mut held: Vec<Held> = manifest.layers.iter().map(|l| Held::Content(l.digest.clone())).collect();
         held.extend(config.diff_ids.iter().cloned().map(Held::Content));
         held.extend([id.clone(), descriptor.digest.clone()].map(Held::Content));
         let _pinned = self.inner.pins.hold(held);

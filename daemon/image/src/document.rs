@@ -36,18 +36,11 @@ impl Packing {
     }
 }
 
-/// A layer as a manifest names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LayerDescriptor {
-    pub(crate) descriptor: Descriptor,
-    pub(crate) packing: Packing,
-}
-
 /// The manifest of one image.
 #[derive(Debug, Clone)]
 pub(crate) struct Manifest {
     pub(crate) config: Descriptor,
-    pub(crate) layers: Vec<LayerDescriptor>,
+    pub(crate) layers: Vec<Descriptor>,
 }
 
 /// One line of an index.
@@ -206,27 +199,29 @@ fn manifest(config: &RawDescriptor, layers: &[RawDescriptor]) -> Result<Manifest
                     descriptor.digest.short()
                 )));
             }
-            let packing = packing(&descriptor.media_type).ok_or_else(|| {
-                refused(format!("unsupported layer media type {:?}", descriptor.media_type))
-            })?;
-            Ok(LayerDescriptor { descriptor, packing })
+            if !is_layer(&descriptor.media_type) {
+                return Err(refused(format!("unsupported layer media type {:?}", descriptor.media_type)));
+            }
+            Ok(descriptor)
         })
         .collect::<Result<_>>()?;
     Ok(Manifest { config, layers })
 }
 
 /// Media types of layers (image spec, media-types.md; Docker's manifest schema 2). Foreign ones are not among them.
-fn packing(media_type: &str) -> Option<Packing> {
-    Some(match media_type {
-        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
-            Packing::Plain
-        }
-        "application/vnd.oci.image.layer.v1.tar+gzip"
-        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Packing::Gzip,
-        "application/vnd.oci.image.layer.v1.tar+zstd"
-        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Packing::Zstd,
-        _ => return None,
-    })
+///
+/// How a layer is packed is told by its first bytes all the same: Docker 28 pushes layers that it pulled packed with
+/// zstd under the media type of gzip. What it comes to is held against the digests, so that nothing rests on the name.
+fn is_layer(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "application/vnd.oci.image.layer.v1.tar"
+            | "application/vnd.oci.image.layer.v1.tar+gzip"
+            | "application/vnd.oci.image.layer.v1.tar+zstd"
+            | "application/vnd.docker.image.rootfs.diff.tar"
+            | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+            | "application/vnd.docker.image.rootfs.diff.tar.zstd"
+    )
 }
 
 /// The manifest for `wanted`, preferring the index's order. Entries without a platform count as a last resort.

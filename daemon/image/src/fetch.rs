@@ -20,12 +20,11 @@ use std::time::{Duration, Instant};
 
 use berth_domain::step::reached;
 use berth_domain::{Digest, Error, Meaning, Reference, Result};
-use berth_registry::Auth;
+use berth_registry::{Auth, Descriptor};
 use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::document::LayerDescriptor;
 use crate::layer::{self, Extraction, Staged};
 use crate::layout::{Layout, io_error};
 use crate::places::Places;
@@ -85,7 +84,7 @@ pub(crate) struct Wanted {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) reference: Reference,
     pub(crate) auth: Auth,
-    pub(crate) layer: LayerDescriptor,
+    pub(crate) layer: Descriptor,
 }
 
 impl Fetches {
@@ -96,7 +95,7 @@ impl Fetches {
     /// Joins the fetch of this blob, or starts it. Must be called in a Tokio runtime.
     /// Whether it was started for this caller.
     pub(crate) fn join(&self, wanted: Wanted) -> (Arc<Fetch>, bool) {
-        let digest = wanted.layer.descriptor.digest.clone();
+        let digest = wanted.layer.digest.clone();
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.retain(|_, fetch| fetch.strong_count() > 0);
         if let Some(fetch) = running.get(&digest).and_then(Weak::upgrade) {
@@ -148,7 +147,7 @@ impl Task {
         match self.attempt(&mut wanted).await {
             Err(Failure::Stale) => {
                 tracing::warn!(
-                    digest = %self.wanted.layer.descriptor.digest.short(),
+                    digest = %self.wanted.layer.digest.short(),
                     "what was downloaded before is damaged; downloading it again"
                 );
                 match self.attempt(&mut wanted).await {
@@ -226,20 +225,20 @@ impl Task {
         // No answer: the disk side ended before it wanted anything, and says why.
         let mut done = offset.await.map_err(|_| cut_off())?;
         let Wanted { source, reference, auth, layer } = &self.wanted;
-        let size = layer.descriptor.size;
+        let size = layer.size;
         if done == size {
             return Ok(());
         }
         self.tell.send_replace(Stage::Downloading { done });
         let mut told_at = Instant::now();
         let transfer = async {
-            let mut stream = source.blob(reference, &layer.descriptor, done, auth).await?;
+            let mut stream = source.blob(reference, &layer, done, auth).await?;
             while let Some(chunk) = stream.chunk().await? {
                 done += chunk.len() as u64;
                 if done > size {
                     return Err(Error::invalid(format!(
                         "layer {} is longer than its manifest says",
-                        layer.descriptor.digest.short()
+                        layer.digest.short()
                     )));
                 }
                 chunks.send(chunk).await.map_err(|_| cut_off())?;
@@ -281,7 +280,7 @@ impl From<Error> for Failure {
 struct Disk<'a> {
     layout: &'a Layout,
     limits: &'a Limits,
-    layer: &'a LayerDescriptor,
+    layer: &'a Descriptor,
     given_up: &'a AtomicBool,
     taken: &'a AtomicU64,
 }
@@ -292,7 +291,7 @@ impl Disk<'_> {
         tell_offset: oneshot::Sender<u64>,
         arriving: mpsc::Receiver<Bytes>,
     ) -> Result<Staged, Failure> {
-        let descriptor = &self.layer.descriptor;
+        let descriptor = &self.layer;
         let size = descriptor.size;
         let whole = self.layout.blob(&descriptor.digest);
         let (file, path, known) = match File::open(&whole) {
@@ -314,7 +313,7 @@ impl Disk<'_> {
         let extraction = Extraction {
             layout: self.layout,
             limits: self.limits,
-            packing: Some(self.layer.packing),
+            packing: None,
             given_up: self.given_up,
             taken: self.taken,
         };

@@ -15,7 +15,7 @@ use berth_registry::{Auth, Descriptor, ResolvedManifest, media_type};
 use tokio::task::JoinSet;
 
 use crate::Images;
-use crate::document::{self, CONFIG_MAX, Config, Document, LayerDescriptor, Manifest};
+use crate::document::{self, CONFIG_MAX, Config, Document, Manifest};
 use crate::fetch::{Fetch, Stage, Wanted};
 use crate::layer::{self, Staged};
 use crate::pins::{Held, Pinned};
@@ -100,7 +100,7 @@ impl Images {
         let digest = found.top.descriptor.digest.clone();
         let names = names(&reference, &found.top)?;
         let mut held: Vec<Held> =
-            found.manifest.layers.iter().map(|l| Held::Content(l.descriptor.digest.clone())).collect();
+            found.manifest.layers.iter().map(|l| Held::Content(l.digest.clone())).collect();
         for content in [&id, &found.descriptor.digest, &digest] {
             held.push(Held::Content(content.clone()));
         }
@@ -239,9 +239,9 @@ impl Images {
         teller: &Teller,
     ) -> Result<(Vec<Arc<Staged>>, Vec<Arc<Fetch>>)> {
         let mut missing: HashMap<Digest, Vec<Digest>> = HashMap::new();
-        let mut order: Vec<&LayerDescriptor> = Vec::new();
+        let mut order: Vec<&Descriptor> = Vec::new();
         for (layer, diff_id) in manifest.layers.iter().zip(&config.diff_ids) {
-            let blob = &layer.descriptor.digest;
+            let blob = &layer.digest;
             // A layer that came in another packing is fetched all the same: the store has every blob that its manifests
             // name, so that pushes and archives are byte-exact, and what is damaged can be made anew.
             let layout = &self.inner.layout;
@@ -291,7 +291,7 @@ struct Follow {
     images: Images,
     reference: Reference,
     auth: Auth,
-    layer: LayerDescriptor,
+    layer: Descriptor,
     teller: Teller,
 }
 
@@ -317,7 +317,7 @@ impl Follow {
     }
 
     async fn watch(&self, fetch: &Fetch) -> Result<Arc<Staged>, Ended> {
-        let blob = &self.layer.descriptor;
+        let blob = &self.layer;
         let (id, total) = (blob.digest.short(), blob.size);
         let mut stages = fetch.stages();
         let (mut downloaded, mut extracting) = (false, false);

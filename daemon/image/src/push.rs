@@ -165,9 +165,9 @@ impl Push {
     async fn layers(&self, manifest: &Manifest, teller: &Teller) -> Result<()> {
         let mut layers: Vec<Descriptor> = Vec::new();
         for layer in &manifest.layers {
-            if layers.iter().all(|known| known.digest != layer.descriptor.digest) {
-                teller.status(layer.descriptor.digest.short(), "Preparing")?;
-                layers.push(layer.descriptor.clone());
+            if layers.iter().all(|known| known.digest != layer.digest) {
+                teller.status(layer.digest.short(), "Preparing")?;
+                layers.push(layer.clone());
             }
         }
         let mut uploads = JoinSet::new();

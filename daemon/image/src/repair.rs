@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Inner;
 use crate::catalog::{self, ImageRecord};
-use crate::document::{self, Config, Document, LayerDescriptor};
+use crate::document::{self, Config, Document};
 use crate::layer::{self, Extraction};
 use crate::layout::{Layout, io_error, sync_dir};
 use crate::publish::{own_directories, place};
@@ -45,16 +45,15 @@ pub(crate) fn image(layout: &Layout, limits: &Limits, id: &ImageId, record: &Ima
 pub(crate) fn unpack(
     layout: &Layout,
     limits: &Limits,
-    layer: &LayerDescriptor,
+    blob: &Descriptor,
     diff_id: &Digest,
 ) -> Result<layer::Staged> {
-    let path = layout.blob(&layer.descriptor.digest);
+    let path = layout.blob(&blob.digest);
     let file = File::open(&path).map_err(|e| Error::io("opening", &path, e))?;
     let (given_up, taken) = (AtomicBool::new(false), AtomicU64::new(0));
-    let packing = Some(layer.packing);
-    let extraction = Extraction { layout, limits, packing, given_up: &given_up, taken: &taken };
+    let extraction = Extraction { layout, limits, packing: None, given_up: &given_up, taken: &taken };
     let staged = layer::extract(file, &extraction)?;
-    if staged.blob != layer.descriptor.digest || staged.diff_id != *diff_id {
+    if staged.blob != blob.digest || staged.diff_id != *diff_id {
         return Err(Error::internal(format!("the blob {} is damaged", path.display())));
     }
     Ok(staged)

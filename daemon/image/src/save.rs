@@ -130,7 +130,7 @@ impl Packing<'_> {
             return Err(Error::internal(format!("the manifest of image {} is an index", image.id.short())));
         };
         let top = self.index_of(image)?.unwrap_or_else(|| image.manifest.clone());
-        let layers = manifest.layers.iter().map(|layer| &layer.descriptor);
+        let layers = manifest.layers.iter();
         let parts: Vec<&Descriptor> =
             [&top, &image.manifest, &manifest.config].into_iter().chain(layers.clone()).collect();
         let held: BTreeSet<&Digest> = parts.iter().map(|part| &part.digest).collect();

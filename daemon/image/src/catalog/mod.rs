@@ -229,7 +229,7 @@ pub(crate) fn assemble(
         created,
         layers: diff_ids,
         layer_sizes,
-        layer_blobs: manifest.layers.iter().map(|l| l.descriptor.clone()).collect(),
+        layer_blobs: manifest.layers.clone(),
         parent: None,
         comment: if own_comment.is_empty() { history_comment() } else { own_comment },
         author: parsed.author().clone().unwrap_or_default(),

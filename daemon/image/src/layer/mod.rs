@@ -80,7 +80,7 @@ pub(crate) fn is_in_place(layout: &Layout, diff_id: &Digest) -> bool {
 pub(crate) struct Extraction<'a> {
     pub(crate) layout: &'a Layout,
     pub(crate) limits: &'a Limits,
-    /// The packing that the layer's media type states; `None` when there is none to go by.
+    /// What it has to be packed with, where that is known.
     pub(crate) packing: Option<Packing>,
     pub(crate) given_up: &'a AtomicBool,
     /// Bytes of the blob that have been taken in.
@@ -187,7 +187,7 @@ fn inflate(blob: impl Read, sink: &mut buffers::Sink, with: &Extraction<'_>) -> 
     let found = sniff(&mut input)?;
     if with.packing.is_some_and(|declared| declared != found) {
         return Err(tar::bad(format!(
-            "the layer is declared as {} and is {}",
+            "{} expected, and it is {}",
             with.packing.map_or("", name),
             name(found)
         )));

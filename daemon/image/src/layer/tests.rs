@@ -107,18 +107,18 @@ fn truncated_and_damaged_blobs_are_refused() {
     let at = flipped.len() - 6;
     flipped[at] ^= 1;
     bench.refused(&flipped, None, Meaning::InvalidInput, "reading the layer");
-    bench.refused(&gz, Some(Packing::Zstd), Meaning::InvalidInput, "declared as zstd and is gzip");
+    bench.refused(&gz, Some(Packing::Zstd), Meaning::InvalidInput, "zstd expected, and it is gzip");
     bench.refused(
         &zst,
         Some(Packing::Plain),
         Meaning::InvalidInput,
-        "declared as a plain tar archive and is zstd",
+        "a plain tar archive expected, and it is zstd",
     );
     bench.refused(
         &tar,
         Some(Packing::Gzip),
         Meaning::InvalidInput,
-        "declared as gzip and is a plain tar archive",
+        "gzip expected, and it is a plain tar archive",
     );
     bench.refused(b"\xfd7zXZ\0rest", None, Meaning::NotImplemented, "xz compression is not supported");
     bench.refused(b"BZh91AY", None, Meaning::NotImplemented, "bzip2 compression is not supported");

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::spool::{Spool, Spooled};
 use super::{Archived, ArchivedLayer, oci};
-use crate::document::{self, Config, Document, MANIFEST_MAX, Packing};
+use crate::document::{self, Config, Document, MANIFEST_MAX};
 use crate::layer::{sniff, to_error};
 
 #[derive(Deserialize)]
@@ -53,7 +53,7 @@ fn image(spool: &Spool, item: &Item) -> Result<Archived> {
     let (manifest_bytes, declared) = match own_manifest(spool, &config.id, &described) {
         Some((bytes, declared)) => (bytes, declared),
         None => {
-            let layers: Vec<_> = described.iter().map(|(descriptor, _)| descriptor.clone()).collect();
+            let layers: Vec<_> = described.clone();
             (document::made_manifest(&config_bytes, &layers)?, media_type::OCI_MANIFEST.to_owned())
         }
     };
@@ -65,30 +65,22 @@ fn image(spool: &Spool, item: &Item) -> Result<Archived> {
         digest: document::sha256(&manifest_bytes),
         size: manifest_bytes.len() as u64,
     };
-    let layers = files
-        .into_iter()
-        .zip(described)
-        .map(|(file, (_, packing))| ArchivedLayer { file: Some(file.clone()), packing: Some(packing) })
-        .collect();
+    let layers = files.into_iter().map(|file| ArchivedLayer { file: Some(file.clone()) }).collect();
     Ok(Archived { config, config_bytes, manifest, manifest_bytes, descriptor, layers, names })
 }
 
-fn describe(file: &Spooled) -> Result<(Descriptor, Packing)> {
+fn describe(file: &Spooled) -> Result<Descriptor> {
     let packing = sniff(&mut BufReader::new(file.open()?)).map_err(|e| to_error("reading a layer", e))?;
     let media_type = packing.media_type().to_owned();
-    Ok((Descriptor { media_type, digest: file.digest.clone(), size: file.size }, packing))
+    Ok(Descriptor { media_type, digest: file.digest.clone(), size: file.size })
 }
 
 /// The OCI manifest that the archive itself has for this image, if it lists the very same layers.
-fn own_manifest(
-    spool: &Spool,
-    config: &Digest,
-    layers: &[(Descriptor, Packing)],
-) -> Option<(Vec<u8>, String)> {
+fn own_manifest(spool: &Spool, config: &Digest, layers: &[Descriptor]) -> Option<(Vec<u8>, String)> {
     oci::manifests(spool).ok()?.into_iter().find_map(|found| {
         let same = found.manifest.config.digest == *config
             && found.manifest.layers.len() == layers.len()
-            && found.manifest.layers.iter().zip(layers).all(|(a, (b, _))| a.descriptor.digest == b.digest);
+            && found.manifest.layers.iter().zip(layers).all(|(a, b)| a.digest == b.digest);
         same.then_some((found.bytes, found.descriptor.media_type))
     })
 }

@@ -28,7 +28,7 @@ use berth_registry::Descriptor;
 use tokio::io::AsyncRead;
 
 use crate::arriving::{self, Arriving};
-use crate::document::{Config, Manifest, Packing};
+use crate::document::{Config, Manifest};
 use crate::layer::{self, Extraction, Staged, to_error};
 use crate::layout::sync_dir;
 use crate::pins::Held;
@@ -51,8 +51,6 @@ struct Archived {
 struct ArchivedLayer {
     /// `None` when the archive leaves it out.
     file: Option<Spooled>,
-    /// What its media type states.
-    packing: Option<Packing>,
 }
 
 impl Images {
@@ -116,8 +114,7 @@ impl Load<'_> {
     fn image(&self, image: Archived) -> Result<Vec<String>> {
         let Archived { config, config_bytes, manifest, manifest_bytes, descriptor, layers, names } = image;
         let id = config.id.clone();
-        let mut held: Vec<Held> =
-            manifest.layers.iter().map(|l| Held::Content(l.descriptor.digest.clone())).collect();
+        let mut held: Vec<Held> = manifest.layers.iter().map(|l| Held::Content(l.digest.clone())).collect();
         held.extend(config.diff_ids.iter().map(|d| Held::Content(d.clone())));
         held.extend([id.clone(), descriptor.digest.clone()].map(Held::Content));
         let _pinned = self.inner.pins.hold(held);
@@ -165,7 +162,7 @@ impl Load<'_> {
             let file = layer.file.as_ref().ok_or_else(|| {
                 Error::invalid(format!("the archive lacks layer {n} of the image {}", config.id.short()))
             })?;
-            todo.push(Unpacking { n, file, packing: layer.packing, diff_id });
+            todo.push(Unpacking { n, file, diff_id });
         }
         let runtime = tokio::runtime::Handle::current();
         let next = AtomicUsize::new(0);
@@ -210,7 +207,7 @@ impl Load<'_> {
     }
 
     fn unpack(&self, layer: &Unpacking<'_>) -> Result<Arc<Staged>> {
-        let Unpacking { n, file, packing, diff_id } = layer;
+        let Unpacking { n, file, diff_id } = layer;
         let input = file.open()?;
         let taken = AtomicU64::new(0);
         let progress = |done| {
@@ -227,7 +224,7 @@ impl Load<'_> {
         let extraction = Extraction {
             layout: &self.inner.layout,
             limits: &self.inner.limits,
-            packing: *packing,
+            packing: None,
             given_up: self.given_up,
             taken: &taken,
         };
@@ -255,6 +252,5 @@ const LOAD_WORKERS: usize = 8;
 struct Unpacking<'a> {
     n: usize,
     file: &'a Spooled,
-    packing: Option<Packing>,
     diff_id: &'a Digest,
 }

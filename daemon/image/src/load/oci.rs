@@ -44,10 +44,7 @@ fn image(spool: &Spool, found: Listed) -> Result<Archived> {
     let layers = manifest
         .layers
         .iter()
-        .map(|layer| ArchivedLayer {
-            file: spool.blob(&layer.descriptor.digest).cloned(),
-            packing: Some(layer.packing),
-        })
+        .map(|layer| ArchivedLayer { file: spool.blob(&layer.digest).cloned() })
         .collect();
     Ok(Archived {
         config,
