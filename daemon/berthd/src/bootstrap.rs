@@ -126,6 +126,7 @@ fn registry_config(settings: &Settings) -> RegistryConfig {
         mirrors: settings.registry_mirrors.clone(),
         insecure: settings.insecure_registries.clone(),
         user_agent: format!("berth/{}", crate::VERSION),
+        certs_dirs: settings.certs_dirs.clone(),
         proxies: Proxies {
             http: settings.proxies.http_proxy.clone(),
             https: settings.proxies.https_proxy.clone(),

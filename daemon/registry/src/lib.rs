@@ -18,6 +18,7 @@ mod auth;
 mod blob;
 mod challenge;
 mod config;
+mod direct;
 mod download;
 mod endpoint;
 mod failure;
@@ -102,7 +103,7 @@ impl Parts {
         )?;
         let user_agent = HeaderValue::from_str(&config.user_agent)
             .map_err(|e| Error::invalid(format!("user agent {:?}", config.user_agent)).because(e))?;
-        let transport = Transport::new(config.timeouts, config.certs_dirs, &config.proxies);
+        let transport = Transport::new(config.timeouts, config.certs_dirs, config.proxies.routes());
         let asker = Asker::new(transport, policy, config.retries, user_agent);
         Ok(Self { asker: Arc::new(asker), endpoints: Arc::new(endpoints) })
     }

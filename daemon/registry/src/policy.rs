@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use berth_domain::{Error, Result};
 
+use crate::direct::within;
 use crate::url::Host;
 
 #[derive(Debug, Default)]
@@ -77,19 +78,8 @@ impl Policy {
     }
 
     fn covers(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.networks.iter().any(|(network, prefix)| match (network, ip) {
-            (IpAddr::V4(n), IpAddr::V4(ip)) => {
-                same_prefix(u128::from(n.to_bits()) << 96, u128::from(ip.to_bits()) << 96, *prefix)
-            }
-            (IpAddr::V6(n), IpAddr::V6(ip)) => same_prefix(n.to_bits(), ip.to_bits(), *prefix),
-            _ => false,
-        })
+        self.networks.iter().any(|(network, prefix)| within(ip, *network, *prefix))
     }
-}
-
-fn same_prefix(a: u128, b: u128, prefix: u8) -> bool {
-    prefix == 0 || (a ^ b) >> (128 - u32::from(prefix)) == 0
 }
 
 fn network(s: &str) -> Option<(IpAddr, u8)> {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! TCP connections, made directly or through an HTTP proxy: tunnels (`CONNECT`) for HTTPS, whole URLs for plain HTTP.
 //!
-//! The rules are Go's, so that one environment means the same to all engines: loopback is never asked of a proxy.
+//! Who is asked directly is told in [`crate::direct`].
 
 use std::future::Future;
 use std::io;
@@ -18,7 +18,8 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use crate::url::Host;
+use crate::direct::Direct;
+use crate::url::{Host, Scheme};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
@@ -30,14 +31,15 @@ pub struct Proxies {
     pub http: Option<String>,
     /// For HTTPS.
     pub https: Option<String>,
-    /// Who is asked directly: hosts, `.domains` and networks, separated by commas; `*` for all.
+    /// Who is asked directly: hosts, `.domains`, addresses and networks, with or without a port, separated by commas;
+    /// `*` for all.
     pub no: Option<String>,
     /// Whether `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` of the environment (also in small letters) count.
     pub from_env: bool,
 }
 
 impl Proxies {
-    pub(crate) fn matcher(&self) -> Matcher {
+    pub(crate) fn routes(&self) -> Routes {
         let value = |given: &Option<String>, name: &str| match given {
             Some(value) => value.clone(),
             None if self.from_env => {
@@ -45,11 +47,29 @@ impl Proxies {
             }
             None => String::new(),
         };
-        Matcher::builder()
+        let proxies = Matcher::builder()
             .http(value(&self.http, "HTTP_PROXY"))
             .https(value(&self.https, "HTTPS_PROXY"))
-            .no(value(&self.no, "NO_PROXY"))
-            .build()
+            .build();
+        Routes { proxies, direct: Direct::parse(&value(&self.no, "NO_PROXY")) }
+    }
+}
+
+/// Which way each request goes.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    proxies: Matcher,
+    direct: Direct,
+}
+
+impl Routes {
+    fn through(&self, uri: &Uri) -> Option<Intercept> {
+        let scheme = if uri.scheme_str() == Some("http") { Scheme::Http } else { Scheme::Https };
+        let host = uri.authority().and_then(|a| Host::parse(a.as_str()));
+        if host.is_some_and(|host| self.direct.covers(scheme, &host)) {
+            return None;
+        }
+        self.proxies.intercept(uri)
     }
 }
 
@@ -57,22 +77,16 @@ impl Proxies {
 #[derive(Clone)]
 pub(crate) struct Tcp {
     pub(crate) http: HttpConnector,
-    pub(crate) proxy: Arc<Matcher>,
+    pub(crate) routes: Arc<Routes>,
 }
 
 impl Tcp {
-    fn through(&self, uri: &Uri) -> Option<Intercept> {
-        let direct =
-            uri.authority().and_then(|a| Host::parse(a.as_str())).is_some_and(|host| host.is_loopback());
-        if direct { None } else { self.proxy.intercept(uri) }
-    }
-
     /// What a request in plain HTTP shows to the proxy that it goes through. With HTTPS only the tunnel's opening does.
     pub(crate) fn shown_to_proxy(&self, uri: &Uri) -> Option<HeaderValue> {
         if uri.scheme_str() != Some("http") {
             return None;
         }
-        let mut secret = self.through(uri)?.basic_auth()?.clone();
+        let mut secret = self.routes.through(uri)?.basic_auth()?.clone();
         secret.set_sensitive(true);
         Some(secret)
     }
@@ -88,7 +102,7 @@ impl Service<Uri> for Tcp {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Some(through) = self.through(&uri) else {
+        let Some(through) = self.routes.through(&uri) else {
             let connecting = self.http.call(uri);
             return Box::pin(async move { Ok(Stream { io: connecting.await?, proxied: false }) });
         };

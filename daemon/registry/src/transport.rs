@@ -22,7 +22,7 @@ use tower_service::Service;
 use crate::config::Timeouts;
 use crate::failure::{Failure, Kind, is_bad_certificate, root_cause};
 use crate::outgoing::Payload;
-use crate::proxy::{BoxError, Connecting, Proxies, Tcp};
+use crate::proxy::{BoxError, Connecting, Routes, Tcp};
 use crate::tls::{self, HostCerts, Trust};
 use crate::url::{Scheme, Url};
 
@@ -62,13 +62,12 @@ impl fmt::Debug for Transport {
 }
 
 impl Transport {
-    pub(crate) fn new(timeouts: Timeouts, certs_dirs: Vec<PathBuf>, proxies: &Proxies) -> Self {
+    pub(crate) fn new(timeouts: Timeouts, certs_dirs: Vec<PathBuf>, routes: Routes) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_keepalive(Some(Duration::from_secs(30)));
-        let proxy = Arc::new(proxies.matcher());
-        Self { tcp: Tcp { http, proxy }, timeouts, certs_dirs, clients: Mutex::default() }
+        Self { tcp: Tcp { http, routes: Arc::new(routes) }, timeouts, certs_dirs, clients: Mutex::default() }
     }
 
     fn client(&self, url: &Url, trust: &Trust) -> Result<Http, Failure> {

@@ -20,7 +20,7 @@ impl Scheme {
         }
     }
 
-    fn default_port(self) -> u16 {
+    pub(crate) fn default_port(self) -> u16 {
         match self {
             Self::Https => 443,
             Self::Http => 80,

@@ -6,6 +6,7 @@
 //! must be its mirror): a test that the reference engine fails is a wrong test. Such runs share one engine, so
 //! they take `--test-threads=1`.
 
+mod authority;
 mod bed;
 mod cli;
 mod fault;
@@ -15,10 +16,12 @@ mod netns;
 mod pty;
 mod registry;
 mod stuck;
+mod tokens;
 mod volume;
 mod wait;
 mod world;
 
+pub use authority::{Authority, Identity};
 pub use bed::{Bed, Options};
 pub(crate) use cli::build_dir;
 pub use cli::{Cli, Output};
@@ -26,8 +29,9 @@ pub use fault::{Fault, Line};
 pub use http::{Response, simple as request};
 pub use netns::NetNs;
 pub use pty::Pty;
-pub use registry::Registry;
+pub use registry::{Registry, Wanted};
 pub use stuck::StuckFs;
+pub use tokens::{Asked, IDENTITY, Issue, TokenServer};
 pub use volume::Volume;
 pub use wait::{DEADLINE, until};
 pub use world::{Capture, HOST, OUTSIDER, World, is_dns_question};

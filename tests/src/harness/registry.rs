@@ -17,19 +17,57 @@ pub struct Registry {
     pub host: String,
 }
 
+/// What a registry is to be like.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted<'a> {
+    /// Its address in the bed's namespace; 127.0.0.1 if empty.
+    pub address: &'a str,
+    /// htpasswd lines of who may enter.
+    pub users: Option<&'a str>,
+    /// Realm, service and the certificate of who signs tokens: whoever has one may enter.
+    pub tokens: Option<(&'a str, &'a str, &'a Path)>,
+    /// Certificate and key to speak TLS with.
+    pub tls: Option<(&'a Path, &'a Path)>,
+    /// The authority whose certificates clients have to show.
+    pub clients: Option<&'a Path>,
+}
+
 impl Registry {
     /// Starts one on a folder of blobs; `htpasswd` lists who may enter, anybody may without it.
     #[must_use]
     pub fn start(bed: &Bed, port: u16, store: &Path, htpasswd: Option<&str>) -> Self {
-        let host = format!("127.0.0.1:{port}");
+        Self::with(bed, port, store, &Wanted { users: htpasswd, ..Wanted::default() })
+    }
+
+    /// Starts one as wanted, on a folder of blobs.
+    #[must_use]
+    pub fn with(bed: &Bed, port: u16, store: &Path, wanted: &Wanted<'_>) -> Self {
+        let address = if wanted.address.is_empty() { "127.0.0.1" } else { wanted.address };
+        let host = format!("{address}:{port}");
         let mut text = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n",
             store.display()
         );
-        if let Some(users) = htpasswd {
+        if let Some((certificate, key)) = wanted.tls {
+            text.push_str(&format!(
+                "  tls:\n    certificate: {}\n    key: {}\n",
+                certificate.display(),
+                key.display()
+            ));
+            if let Some(authority) = wanted.clients {
+                text.push_str(&format!("    clientcas: [{}]\n", authority.display()));
+            }
+        }
+        if let Some(users) = wanted.users {
             let path = bed.path().join(format!("htpasswd-{port}"));
             std::fs::write(&path, users).expect("writing the registry's users");
             text.push_str(&format!("auth:\n  htpasswd:\n    realm: tests\n    path: {}\n", path.display()));
+        }
+        if let Some((realm, service, certificate)) = wanted.tokens {
+            text.push_str(&format!(
+                "auth:\n  token:\n    realm: {realm}\n    service: {service}\n    issuer: tests\n    rootcertbundle: {}\n",
+                certificate.display()
+            ));
         }
         let config = bed.path().join(format!("registry-{port}.yml"));
         std::fs::write(&config, text).expect("writing the registry's configuration");
@@ -41,7 +79,7 @@ impl Registry {
         bed.netns.place(&mut command);
         let child = command.spawn().expect("starting docker-registry");
         bed.netns.run(|| {
-            until("the registry listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+            until("the registry listens", || TcpStream::connect(&host).ok());
         });
         Self { child, host }
     }

@@ -55,8 +55,22 @@ pub(crate) fn load(flags: &Given, file: Option<&Path>) -> Result<Loaded> {
         Err(file::Trouble::Bad(e)) => return Err(wrap(e)),
     };
     let merged = Given::merge(flags, &from_file).map_err(wrap)?;
-    let settings = Settings::from_given(&merged)?;
+    let settings = Settings { certs_dirs: certs_dirs(&path), ..Settings::from_given(&merged)? };
     Ok(Loaded { settings, notes })
+}
+
+/// Registries' certificates: beside the configuration file, so that a daemon with one of its own has its own of these too;
+/// then where they are for all.
+fn certs_dirs(file: &Path) -> Vec<PathBuf> {
+    const FOR_ALL: [&str; 2] = ["/etc/berth/certs.d", "/etc/docker/certs.d"];
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
+    let mut dirs: Vec<PathBuf> = file.parent().map(|dir| dir.join("certs.d")).into_iter().collect();
+    for dir in FOR_ALL.map(PathBuf::from) {
+        if !dirs.contains(&dir) {
+            dirs.push(dir);
+        }
+    }
+    dirs
 }
 
 #[cfg(test)]

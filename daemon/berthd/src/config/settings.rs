@@ -120,6 +120,8 @@ pub(crate) struct Settings {
     pub(crate) log_format: LogFormat,
     pub(crate) registry_mirrors: Vec<String>,
     pub(crate) insecure_registries: Vec<String>,
+    /// Where registries' certificates and `hosts.toml` are, in order; the file's place decides.
+    pub(crate) certs_dirs: Vec<PathBuf>,
     pub(crate) max_concurrent_downloads: usize,
     pub(crate) max_concurrent_uploads: usize,
     pub(crate) max_download_attempts: u32,
@@ -316,6 +318,7 @@ impl Settings {
             log_format,
             registry_mirrors: given.registry_mirrors.clone().unwrap_or_default(),
             insecure_registries: given.insecure_registries.clone().unwrap_or_default(),
+            certs_dirs: Vec::new(),
             max_concurrent_downloads: at_least(
                 "max-concurrent-downloads",
                 given.max_concurrent_downloads,

@@ -162,3 +162,11 @@ fn hosts() {
         bad.parse::<Host>().expect_err(bad);
     }
 }
+
+#[test]
+fn certificates_are_beside_the_file_and_where_they_are_for_all() {
+    let dirs = |file: &str| certs_dirs(Path::new(file));
+    assert_eq!(dirs(DEFAULT_FILE), ["/etc/berth/certs.d", "/etc/docker/certs.d"].map(PathBuf::from));
+    let own = ["/opt/x/certs.d", "/etc/berth/certs.d", "/etc/docker/certs.d"].map(PathBuf::from);
+    assert_eq!(dirs("/opt/x/daemon.json"), own);
+}
