@@ -38,6 +38,7 @@ mod networks;
 mod posture;
 mod posture_attacks;
 mod registry;
+mod registry_auth;
 mod runtimes;
 mod states;
 mod store;
