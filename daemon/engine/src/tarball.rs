@@ -5,7 +5,6 @@
 //! Everything is reached from held descriptors. A name is first opened without touching what it is; only a regular file is
 //! then opened for reading, through that descriptor.
 
-use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
 use std::io::{self, Write};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -14,6 +13,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use berth_image::tar::Kind;
 use berth_image::tar::write::{Header, Writer};
 use berth_sys::in_root;
+use berth_sys::links::Links;
 use bytes::Bytes;
 use rustix::fs::{FileType, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
@@ -139,7 +139,7 @@ struct Tarball {
     out: Writer<Sink>,
     of: Of,
     /// The first names of files that have several.
-    linked: HashMap<(u64, u64), Vec<u8>>,
+    linked: Links,
     /// For extended attributes.
     names: Vec<u8>,
     value: Vec<u8>,
@@ -152,7 +152,7 @@ pub(crate) fn send(pieces: Pieces, file: &OwnedFd, name: &[u8], of: Of) {
     let mut tarball = Tarball {
         out: Writer::new(Sink::new(pieces)),
         of,
-        linked: HashMap::new(),
+        linked: Links::default(),
         names: vec![0; XATTR_SIZE_MAX],
         value: vec![0; XATTR_SIZE_MAX],
     };
@@ -205,11 +205,8 @@ impl Tarball {
         if kind == FileType::Directory {
             return self.directory(file, name, stat, parent_device, depth);
         }
-        if stat.st_nlink > 1 {
-            if let Some(link) = self.linked.get(&(stat.st_dev, stat.st_ino)) {
-                return self.out.entry(&Header { link, ..header(Kind::HardLink, name, stat) });
-            }
-            self.linked.insert((stat.st_dev, stat.st_ino), name.to_vec());
+        if let Some(link) = self.linked.met(stat, name) {
+            return self.out.entry(&Header { link: &link, ..header(Kind::HardLink, name, stat) });
         }
         let device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         match kind {
@@ -256,7 +253,8 @@ impl Tarball {
             path.extend_from_slice(OPAQUE);
             self.out.entry(&Header::new(Kind::File, &path, 0))?;
         }
-        for (child, _) in in_root::entries(&listing)? {
+        for child in in_root::listing(&listing)? {
+            let (child, _) = child?;
             path.truncate(prefix);
             path.extend_from_slice(child.as_bytes());
             let found = pin(listing.as_fd(), OsStr::from_bytes(child.as_bytes()))

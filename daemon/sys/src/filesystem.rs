@@ -5,6 +5,8 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use crate::idmap::IdMap;
+
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -18,6 +20,8 @@ pub struct Filesystem {
     pub source: Source,
     /// How.
     pub attributes: Attributes,
+    /// How its owners are mapped.
+    pub idmap: Option<IdMap>,
 }
 
 /// What is to be mounted.
@@ -61,6 +65,7 @@ const ATIME: u64 = 0x70;
 const NOATIME: u64 = 0x10;
 const STRICTATIME: u64 = 0x20;
 const NODIRATIME: u64 = 0x80;
+const IDMAP: u64 = 0x10_0000;
 
 impl Attributes {
     /// Takes a word of `mount(8)`; false for one that is the file system's own.
@@ -105,11 +110,17 @@ impl Filesystem {
                     flags |= OpenTreeFlags::AT_RECURSIVE;
                 }
                 let tree = open_tree(CWD, path, flags)?;
+                if let Some(idmap) = &self.idmap {
+                    idmap.apply(&tree, *recursive)?;
+                }
                 set_attributes(&tree, *recursive, &self.attributes)?;
                 tree
             }
             Source::New { kind, device, data } => {
                 let mount = self.make(kind, device, data)?;
+                if let Some(idmap) = &self.idmap {
+                    idmap.apply(&mount, false)?;
+                }
                 let only = Attributes { mount: 0, ..self.attributes };
                 set_attributes(&mount, false, &only)?;
                 mount
@@ -179,13 +190,28 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-#[allow(unsafe_code)]
 fn set_attributes(mount: &OwnedFd, recursive: bool, attributes: &Attributes) -> io::Result<()> {
     if attributes.mount == 0 && attributes.propagation == 0 {
         return Ok(());
     }
     let clear = if attributes.mount & (ATIME | NODIRATIME) == 0 { 0 } else { ATIME };
     let attr = MountAttr { set: attributes.mount, clear, propagation: attributes.propagation, userns_fd: 0 };
+    set(mount, recursive, &attr)
+}
+
+/// Takes writing away from a detached mount and, if asked, from the mounts beneath it.
+pub(crate) fn make_read_only(mount: &OwnedFd, recursive: bool) -> io::Result<()> {
+    set(mount, recursive, &MountAttr { set: RDONLY, clear: 0, propagation: 0, userns_fd: 0 })
+}
+
+/// Maps a detached mount's owners by a user namespace.
+pub(crate) fn map_owners(mount: &OwnedFd, recursive: bool, namespace: &OwnedFd) -> io::Result<()> {
+    let userns_fd = u64::try_from(namespace.as_raw_fd()).unwrap_or_default();
+    set(mount, recursive, &MountAttr { set: IDMAP, clear: 0, propagation: 0, userns_fd })
+}
+
+#[allow(unsafe_code)]
+fn set(mount: &OwnedFd, recursive: bool, attr: &MountAttr) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a C string, the structure is the kernel's of this size, and both outlive the call.
     let result = unsafe {
@@ -194,7 +220,7 @@ fn set_attributes(mount: &OwnedFd, recursive: bool, attributes: &Attributes) -> 
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             std::mem::size_of::<MountAttr>(),
         )
     };
@@ -247,6 +273,7 @@ mod tests {
                 data: vec![("size".into(), Some(data.into()))],
             },
             attributes: attributes("noexec,noatime"),
+            idmap: None,
         };
         assert!(!is_mounted(&at).unwrap());
         new("1m").mount(&at).unwrap();
@@ -260,6 +287,7 @@ mod tests {
         let fixed = Filesystem {
             source: Source::Directory { path: other.clone(), recursive: true },
             attributes: attributes("ro"),
+            idmap: None,
         };
         fixed.mount(&at).unwrap();
         assert!(at.join("f").exists() && std::fs::write(at.join("g"), "").is_err());
@@ -267,6 +295,7 @@ mod tests {
         let none = Filesystem {
             source: Source::New { kind: "nosuchfs".into(), device: "x".into(), data: Vec::new() },
             attributes: Attributes::default(),
+            idmap: None,
         };
         assert!(none.mount(&at).unwrap_err().to_string().contains("nosuchfs"));
     }

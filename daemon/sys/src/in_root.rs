@@ -121,20 +121,27 @@ pub fn openat2(
     Err(Errno::AGAIN)
 }
 
-/// Names in a directory (not `.` and `..`) with their types as the directory has them (may be unknown).
+/// Names in a directory (not `.` and `..`) with their types as the directory has them (may be unknown), as they are read:
+/// there may be more than memory holds.
 ///
 /// # Errors
 ///
 /// The directory cannot be read.
-pub fn entries(directory: impl AsFd) -> io::Result<Vec<(CString, FileType)>> {
-    let mut found = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            found.push((entry.file_name().to_owned(), entry.file_type()));
-        }
-    }
-    Ok(found)
+pub fn listing(directory: impl AsFd) -> io::Result<impl Iterator<Item = io::Result<(CString, FileType)>>> {
+    Ok(Dir::read_from(directory)?.filter_map(|entry| match entry {
+        Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => None,
+        Ok(entry) => Some(Ok((entry.file_name().to_owned(), entry.file_type()))),
+        Err(error) => Some(Err(error.into())),
+    }))
+}
+
+/// Whether there is nothing in a directory.
+///
+/// # Errors
+///
+/// The directory cannot be read.
+pub fn is_empty(directory: impl AsFd) -> io::Result<bool> {
+    Ok(listing(directory)?.next().transpose()?.is_none())
 }
 
 /// Below this depth a directory is moved to the top of the tree being removed, so that a deep tree takes no more descriptors than this.
@@ -173,8 +180,8 @@ pub fn remove_all(directory: impl AsFd, name: &OsStr) -> io::Result<bool> {
 ///
 /// As [`remove_all`].
 pub fn remove_contents(directory: impl AsFd) -> io::Result<()> {
-    for (name, _) in entries(directory.as_fd())? {
-        remove_all(directory.as_fd(), OsStr::from_bytes(name.as_bytes()))?;
+    for entry in listing(directory.as_fd())? {
+        remove_all(directory.as_fd(), OsStr::from_bytes(entry?.0.as_bytes()))?;
     }
     Ok(())
 }
@@ -202,8 +209,10 @@ struct Removal<'a> {
 impl Removal<'_> {
     /// One pass over a directory; true if there was anything in it.
     fn empty(&mut self, directory: BorrowedFd<'_>, depth: usize) -> io::Result<bool> {
-        let found = entries(directory)?;
-        for (name, kind) in &found {
+        let mut found = false;
+        for entry in listing(directory)? {
+            let (name, kind) = &entry?;
+            found = true;
             if *kind != FileType::Directory {
                 match rustix::fs::unlinkat(directory, &**name, AtFlags::empty()) {
                     Ok(()) | Err(Errno::NOENT) => continue,
@@ -220,7 +229,7 @@ impl Removal<'_> {
                 unlink_directory(directory, name)?;
             }
         }
-        Ok(!found.is_empty())
+        Ok(found)
     }
 
     fn move_to_top(&mut self, directory: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
+    UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
 };
+use rustix::thread::UnshareFlags;
 
 /// A read-only view of stacked layers (topmost first, two or more: overlayfs takes no fewer without an upper one), as a
 /// descriptor of its root. It is unmounted when the descriptor is closed.
@@ -20,17 +21,14 @@ use rustix::mount::{
 /// A layer is missing; overlayfs is.
 pub fn overlay_read_only(lower: &[PathBuf]) -> io::Result<OwnedFd> {
     // Paths go by descriptor: no escaping of `:` and `,`, and a constant length.
-    let layers = lower
-        .iter()
-        .map(|p| rustix::fs::open(p, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()))
-        .collect::<Result<Vec<_>, _>>()?;
+    let layers = opened(lower)?;
     let paths: Vec<String> = layers.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for path in &paths {
         match fsconfig_set_string(&context, "lowerdir+", path.as_str()) {
             Ok(()) => {}
             // Layers come in one string there, which fsconfig cuts off at 256 bytes.
-            Err(Errno::INVAL) => return overlay_by_mount(&paths.join(":")),
+            Err(Errno::INVAL) => return overlay_by_mount(lower),
             Err(e) => return Err(e.into()),
         }
     }
@@ -38,7 +36,7 @@ pub fn overlay_read_only(lower: &[PathBuf]) -> io::Result<OwnedFd> {
     match fsconfig_create(&context) {
         Ok(()) => {}
         // Before Linux 6.5 overlayfs takes any key and complains only now.
-        Err(Errno::INVAL) => return overlay_by_mount(&paths.join(":")),
+        Err(Errno::INVAL) => return overlay_by_mount(lower),
         Err(e) => return Err(e.into()),
     }
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
@@ -48,25 +46,38 @@ pub fn overlay_read_only(lower: &[PathBuf]) -> io::Result<OwnedFd> {
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
-/// The same for older kernels: mounted for a moment at a private directory, cloned, and unmounted.
-fn overlay_by_mount(lower: &str) -> io::Result<OwnedFd> {
-    static SERIAL: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    let serial = SERIAL.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let place = PathBuf::from(format!("/run/.berth-view-{}-{serial}", std::process::id()));
-    std::fs::create_dir(&place)?;
+/// The same for older kernels: mounted by a thread in a mount namespace of its own, and cloned.
+fn overlay_by_mount(lower: &[PathBuf]) -> io::Result<OwnedFd> {
+    let lower = lower.to_vec();
+    let thread =
+        std::thread::Builder::new().name("overlay".into()).spawn(move || overlay_in_thread(&lower))?;
+    thread.join().map_err(|_| io::Error::other("the thread that mounts layers panicked"))?
+}
+
+#[allow(unsafe_code)]
+fn overlay_in_thread(lower: &[PathBuf]) -> io::Result<OwnedFd> {
+    // Any directory that every host has and that this code does not look into: the namespace is private.
+    const PLACE: &str = "/sys";
+    // SAFETY: this thread runs nothing else and ends after this function; descriptors stay shared.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    // All options have to fit a page. A descriptor's number is the shortest name that a directory can have, in the
+    // directory of all descriptors. They are opened here, so that they are of this namespace.
+    let layers = opened(lower)?;
+    std::env::set_current_dir("/proc/self/fd")?;
+    let names: Vec<String> = layers.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+    let options = std::ffi::CString::new(format!("lowerdir={}", names.join(":")))
+        .map_err(|_| io::ErrorKind::InvalidInput)?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let options =
-        std::ffi::CString::new(format!("lowerdir={lower}")).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let view = rustix::mount::mount("overlay", &place, "overlay", flags, options.as_c_str()).and_then(|()| {
-        let tree = rustix::mount::open_tree(
-            CWD,
-            &place,
-            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-        );
-        rustix::mount::unmount(&place, UnmountFlags::DETACH).and(tree)
-    });
-    std::fs::remove_dir(&place)?;
-    Ok(view?)
+    rustix::mount::mount("overlay", PLACE, "overlay", flags, options.as_c_str())?;
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    Ok(rustix::mount::open_tree(CWD, PLACE, clone)?)
+}
+
+fn opened(lower: &[PathBuf]) -> io::Result<Vec<OwnedFd>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |path: &PathBuf| rustix::fs::open(path, flags, Mode::empty());
+    Ok(lower.iter().map(open).collect::<Result<Vec<_>, _>>()?)
 }
 
 /// Mounts a tmpfs at a directory (the `/dev/shm` that containers share).
@@ -133,15 +144,17 @@ mod tests {
 
     #[test]
     fn older_kernels_get_the_same_view() {
-        check_view(|layers| {
-            let fds: Vec<OwnedFd> = layers
-                .iter()
-                .map(|p| rustix::fs::open(p, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap())
-                .collect();
-            let paths: Vec<String> =
-                fds.iter().map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd())).collect();
-            overlay_by_mount(&paths.join(":"))
-        });
+        check_view(overlay_by_mount);
+        let dir = tempfile::tempdir().unwrap();
+        let many: Vec<PathBuf> = (0..500)
+            .map(|n| {
+                let layer = dir.path().join(n.to_string());
+                std::fs::create_dir(&layer).unwrap();
+                std::fs::write(layer.join("f"), n.to_string()).unwrap();
+                layer
+            })
+            .collect();
+        assert_eq!(read(&InRoot::from_fd(overlay_by_mount(&many).unwrap()), "f"), "0");
     }
 
     #[test]

@@ -8,12 +8,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
-    OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
-};
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::thread::UnshareFlags;
 
+use crate::idmap::IdMap;
 use crate::in_root::InRoot;
 
 /// Where writes go.
@@ -48,10 +46,12 @@ pub struct Bind {
     pub subpath: PathBuf,
     /// Path in the view; made where it is missing.
     pub target: PathBuf,
-    /// With the mounts beneath it; not if it is read-only, as they would not be.
+    /// With the mounts beneath it.
     pub recursive: bool,
-    /// Not to be written to.
+    /// Not to be written to, nor those beneath it.
     pub read_only: bool,
+    /// How its owners are mapped, and whether those of the mounts beneath it are, too.
+    pub idmap: Option<(IdMap, bool)>,
 }
 
 /// A root filesystem that goes away with this.
@@ -65,8 +65,6 @@ pub struct View {
 
 /// Any directory that every host has and that this code does not look into: the namespace is private.
 const PLACE: &str = "/sys";
-/// What mount(2) takes.
-const PAGE: usize = 4096;
 
 /// Puts a view together of layers (topmost first) and binds, in their order.
 ///
@@ -119,45 +117,29 @@ fn build(lower: &[PathBuf], upper: &Upper, binds: &[Bind], read_only: bool) -> i
 fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> io::Result<()> {
     let mut held = Vec::new();
     let mut short = |path: &Path| -> io::Result<String> {
-        // By descriptor: no escaping, and a constant length. Opened here, so that they are of this namespace.
+        // By descriptor: no escaping. Opened here, so that they are of this namespace.
         let fd = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| io::Error::new(io::Error::from(e).kind(), format!("{}: {e}", path.display())))?;
-        let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let name = fd.as_raw_fd().to_string();
         held.push(fd);
         Ok(name)
     };
+    // All options have to fit a page, for 500 layers too. A descriptor's number is the shortest name that a directory can
+    // have, in the directory of all descriptors; the working directory is this thread's own by now.
+    std::env::set_current_dir("/proc/self/fd")?;
     let layers = lower.iter().map(|path| short(path)).collect::<io::Result<Vec<_>>>()?;
     let (upper, work) = (short(upper)?, short(work)?);
-    const MORE: &str = "redirect_dir=off,metacopy=off,index=off";
-    let options = format!("lowerdir={},upperdir={upper},workdir={work},{MORE}", layers.join(":"));
-    if options.len() < PAGE {
-        let options = std::ffi::CString::new(options).map_err(|_| io::ErrorKind::InvalidInput)?;
-        return Ok(rustix::mount::mount(
-            "overlay",
-            at,
-            "overlay",
-            MountFlags::empty(),
-            Some(options.as_c_str()),
-        )?);
-    }
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for layer in &layers {
-        fsconfig_set_string(&context, "lowerdir+", layer.as_str())?;
-    }
-    fsconfig_set_string(&context, "upperdir", upper.as_str())?;
-    fsconfig_set_string(&context, "workdir", work.as_str())?;
-    for option in MORE.split(',') {
-        let (key, value) = option.split_once('=').ok_or(io::ErrorKind::InvalidInput)?;
-        fsconfig_set_string(&context, key, value)?;
-    }
-    fsconfig_create(&context)?;
-    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-    Ok(rustix::mount::move_mount(&mount, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    let options = format!(
+        "lowerdir={},upperdir={upper},workdir={work},redirect_dir=off,metacopy=off,index=off",
+        layers.join(":")
+    );
+    let options = std::ffi::CString::new(options).map_err(|_| io::ErrorKind::InvalidInput)?;
+    Ok(rustix::mount::mount("overlay", at, "overlay", MountFlags::empty(), Some(options.as_c_str()))?)
 }
 
 fn mount_bind(view: &InRoot, bind: &Bind, image: &Path) -> io::Result<()> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if bind.recursive && !bind.read_only {
+    if bind.recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let source = match &bind.source {
@@ -182,6 +164,12 @@ fn mount_bind(view: &InRoot, bind: &Bind, image: &Path) -> io::Result<()> {
         let part = crate::in_root::openat2(root.as_fd(), &bind.subpath, OFlags::PATH, Mode::empty(), how)?;
         rustix::mount::open_tree(&part, "", flags | OpenTreeFlags::AT_EMPTY_PATH)?
     };
+    if let Some((idmap, recursive)) = &bind.idmap {
+        idmap.apply(&tree, *recursive)?;
+    }
+    if bind.read_only {
+        crate::filesystem::make_read_only(&tree, bind.recursive)?;
+    }
     let is_dir = FileType::from_raw_mode(rustix::fs::fstat(&tree)?.st_mode) == FileType::Directory;
     let target = match view.resolve(&bind.target) {
         Err(e) if e.kind() == io::ErrorKind::NotFound && is_dir => {
@@ -197,12 +185,7 @@ fn mount_bind(view: &InRoot, bind: &Bind, image: &Path) -> io::Result<()> {
         other => other?,
     };
     let by_fd = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(tree.as_fd(), "", target.as_fd(), "", by_fd)?;
-    if bind.read_only {
-        let path = format!("/proc/self/fd/{}", tree.as_raw_fd());
-        rustix::mount::mount_remount(path, MountFlags::BIND | MountFlags::RDONLY, c"")?;
-    }
-    Ok(())
+    Ok(rustix::mount::move_mount(tree.as_fd(), "", target.as_fd(), "", by_fd)?)
 }
 
 #[cfg(test)]
@@ -233,6 +216,7 @@ mod tests {
             target: target.into(),
             recursive: true,
             read_only,
+            idmap: None,
         };
         let binds = vec![bind(&volume, "/link/vol/deep", false), bind(&fixed, "/fixed", true)];
         let kept = Upper::Kept { upper: upper.clone(), work };

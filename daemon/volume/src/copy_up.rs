@@ -4,7 +4,6 @@
 //! Both sides may be hostile: the source is an image, and the target may be mounted in a running container. So every step is by
 //! descriptor and name, never by path; no symlink is followed on either side; a name that appears in the target while it is filled is an error.
 
-use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io;
@@ -13,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use berth_sys::in_root;
+use berth_sys::links::Links;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Stat, Timespec, Timestamps, XattrFlags,
 };
@@ -27,7 +27,7 @@ const CHUNK: usize = 128 * 1024;
 
 /// Copies the content and the attributes of a directory into another, which must be empty.
 pub(crate) fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
-    let mut copy = Copy { target, linked: HashMap::new(), failed_at: None };
+    let mut copy = Copy { target, linked: Links::default(), failed_at: None };
     let done = copy.directory(source, target, Path::new(""), 0);
     done.map_err(|error| match copy.failed_at {
         Some(path) => io::Error::new(error.kind(), format!("{}: {error}", path.display())),
@@ -37,8 +37,8 @@ pub(crate) fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result
 
 struct Copy<'a> {
     target: BorrowedFd<'a>,
-    /// Files with several names that were copied, by device and inode: where beneath the target.
-    linked: HashMap<(u64, u64), PathBuf>,
+    /// Files with several names that were copied: where beneath the target.
+    linked: Links,
     /// Where the first thing went wrong.
     failed_at: Option<PathBuf>,
 }
@@ -54,7 +54,8 @@ impl Copy<'_> {
         if depth > MAX_DEPTH {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the tree is too deep"));
         }
-        for (name, _) in in_root::entries(source)? {
+        for entry in in_root::listing(source)? {
+            let (name, _) = entry?;
             let path = path.join(OsStr::from_bytes(name.as_bytes()));
             let done = self.entry(source, target, &name, &path, depth);
             if done.is_err() && self.failed_at.is_none() {
@@ -82,12 +83,8 @@ impl Copy<'_> {
             let to = open_plain(target, name, OFlags::RDONLY | OFlags::DIRECTORY)?;
             return self.directory(from.as_fd(), to.as_fd(), path, depth + 1);
         }
-        if stat.st_nlink > 1 {
-            let key = (stat.st_dev, stat.st_ino);
-            if let Some(first) = self.linked.get(&key) {
-                return link(self.target, first, target, name);
-            }
-            self.linked.insert(key, path.to_owned());
+        if let Some(first) = self.linked.met(&stat, path.as_os_str().as_bytes()) {
+            return link(self.target, Path::new(OsStr::from_bytes(&first)), target, name);
         }
         match kind {
             FileType::RegularFile => regular(source, target, name),

@@ -140,16 +140,17 @@ pub(crate) fn make(
     let making = unique(root, MAKING)?;
     let created_at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let driver = (made.driver != LOCAL).then(|| made.driver.to_owned());
+    let project = std::cell::Cell::new(None);
     let attempt = || {
         make_directory(&making, 0o701)?;
         // The umask of the daemon is not the volume's.
         set_mode(&making, 0o701)?;
-        let mut project = None;
         if driver.is_none() {
             make_directory(&making.join(DATA), 0o755)?;
             set_mode(&making.join(DATA), 0o755)?;
-            project = made.size.map(|size| bound(&making.join(DATA), size)).transpose()?;
+            project.set(made.size.map(|size| bound(&making.join(DATA), size)).transpose()?);
         }
+        let project = project.get();
         let record = Record { schema: SCHEMA, created_at, labels, options, driver, project };
         let json =
             serde_json::to_vec(&record).map_err(|e| Error::internal("writing meta.json").because(e))?;
@@ -163,6 +164,7 @@ pub(crate) fn make(
         if let Err(also) = in_root::remove_path(&making) {
             tracing::warn!(path = %making.display(), error = %also, "removing a half-made volume");
         }
+        lift(root, name, project.get());
         return Err(error);
     }
     read(&place, name)
@@ -197,9 +199,13 @@ pub fn bound(directory: &Path, size: u64) -> Result<u32> {
 
 /// Forgets the bound of a volume that was removed.
 pub(crate) fn lift_quota(root: &Path, volume: &Volume) {
-    let Some(project) = volume.project else { return };
+    lift(root, &volume.name, volume.project);
+}
+
+fn lift(root: &Path, name: &str, project: Option<u32>) {
+    let Some(project) = project else { return };
     if let Err(error) = quota::limit(root, project, 0) {
-        tracing::warn!(volume = volume.name, %error, "lifting a volume's quota");
+        tracing::warn!(volume = name, %error, "lifting a volume's quota");
     }
 }
 
@@ -273,17 +279,20 @@ fn measure(
         return Err(rustix::io::Errno::NAMETOOLONG.into());
     }
     let mut total = 0_u64;
-    for (name, _) in in_root::entries(directory)? {
+    for entry in in_root::listing(directory)? {
+        let (name, _) = entry?;
         let stat = match rustix::fs::statat(directory, &*name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             // A container at work.
             Err(rustix::io::Errno::NOENT) => continue,
             Err(e) => return Err(e.into()),
         };
-        if seen.insert((stat.st_dev, stat.st_ino)) {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let once = kind == FileType::Directory || stat.st_nlink == 1;
+        if once || seen.insert((stat.st_dev, stat.st_ino)) {
             total = total.saturating_add(u64::try_from(stat.st_size).unwrap_or_default());
         }
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        if kind == FileType::Directory {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             match rustix::fs::openat(directory, &*name, flags, Mode::empty()) {
                 Ok(child) => total = total.saturating_add(measure(child.as_fd(), depth + 1, seen)?),

@@ -23,6 +23,7 @@
 mod copy_up;
 mod disk;
 mod elsewhere;
+mod idmap;
 mod mounted;
 pub mod mounts;
 mod options;
@@ -33,6 +34,7 @@ mod store;
 mod usage;
 
 pub use disk::bound;
+pub use idmap::{IdMap, IdMapped};
 pub use mounted::Held;
 pub use mounts::{MountPlan, MountPoint, MountType, PlanInput, ReadOnly, parse_volumes_from, plan};
 pub use options::bytes;

@@ -82,12 +82,23 @@ pub fn bytes(text: &str) -> Result<u64> {
 fn filesystem(kind: &str, device: &str, options: &str) -> Result<Filesystem> {
     let mut attributes = Attributes::default();
     let mut data = Vec::new();
-    let mut bind = None;
+    let (mut bind, mut idmap) = (None, None);
     for word in options.split(',').filter(|w| !w.is_empty()) {
         match word {
             "bind" => bind = Some(false),
             "rbind" => bind = Some(true),
             word if attributes.take(word) => {}
+            word if crate::idmap::is_word(word) => {
+                idmap = crate::idmap::word(word)?.map;
+                if idmap.is_none() {
+                    return Err(Error::invalid(format!(
+                        "volume option \"o\": {word:?} needs its ranges, as in idmap=uids=0-1000-1;gids=0-1000-1"
+                    )));
+                }
+            }
+            word if word.starts_with("X-mount.idmap=") => {
+                idmap = Some(crate::idmap::of_mount(&word["X-mount.idmap=".len()..])?);
+            }
             word => {
                 let (key, value) = word.split_once('=').map_or((word, None), |(k, v)| (k, Some(v)));
                 if key.is_empty() || key.len() > 255 || word.contains('\0') {
@@ -124,7 +135,7 @@ fn filesystem(kind: &str, device: &str, options: &str) -> Result<Filesystem> {
             Source::New { kind: kind.to_owned(), device: device.to_owned(), data }
         }
     };
-    Ok(Filesystem { source, attributes })
+    Ok(Filesystem { source, attributes, idmap })
 }
 
 /// Gives a network file system the address that its kernel part needs: names are not for the kernel to look up.
@@ -194,6 +205,10 @@ mod tests {
         };
         assert_eq!((&*kind, &*device, data.len()), ("tmpfs", "tmpfs", 2));
         assert_eq!(check(&[("size", "10m")]).unwrap().size, Some(10 << 20));
+        let mapped =
+            |o: &str| check(&[("type", "none"), ("o", o), ("device", "/srv")]).unwrap().mount.unwrap().idmap;
+        let (ours, theirs) = ("bind,idmap=uids=0-9-1;gids=0-9-1", "X-mount.idmap=b:0:9:1,bind");
+        assert!(mapped("bind").is_none() && mapped(ours).is_some() && mapped(ours) == mapped(theirs));
     }
 
     #[test]
@@ -210,6 +225,8 @@ mod tests {
         bad(&[("type", "none"), ("device", "/srv")]);
         bad(&[("type", "../x"), ("device", "/srv")]);
         bad(&[("size", "ten")]);
+        bad(&[("type", "none"), ("o", "bind,idmap"), ("device", "/srv")]);
+        bad(&[("type", "none"), ("o", "bind,X-mount.idmap=x:0:1:1"), ("device", "/srv")]);
         bad(&[("type", "tmpfs"), ("device", "tmpfs"), ("size", "1m")]);
     }
 

@@ -139,9 +139,7 @@ impl Volumes {
             rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::io("opening", path, e))
         };
         let target = open(&content)?;
-        let entries =
-            |fd: BorrowedFd<'_>| in_root::entries(fd).map_err(|e| Error::io("reading", &content, e));
-        if !entries(target.as_fd())?.is_empty() {
+        if !in_root::is_empty(target.as_fd()).map_err(|e| Error::io("reading", &content, e))? {
             return Ok(false);
         }
         let failed = |e: std::io::Error| {
@@ -149,7 +147,9 @@ impl Volumes {
         };
         // What is mounted cannot be replaced by a rename.
         let in_place = !plain || self.users(name).len() > 1;
-        if in_place || entries_of_source_is_empty(source.as_fd())? {
+        let nothing =
+            in_root::is_empty(source.as_fd()).map_err(|e| Error::io("reading in the image", path, e))?;
+        if in_place || nothing {
             return match copy_up::copy(source.as_fd(), target.as_fd()) {
                 Ok(()) => Ok(true),
                 Err(error) => {
@@ -166,11 +166,6 @@ impl Volumes {
         disk::finish_filling(directory, filled.as_fd())?;
         Ok(true)
     }
-}
-
-fn entries_of_source_is_empty(source: BorrowedFd<'_>) -> Result<bool> {
-    let entries = in_root::entries(source).map_err(|e| Error::internal("reading the image").because(e))?;
-    Ok(entries.is_empty())
 }
 
 fn is(error: &std::io::Error, kinds: &[Errno]) -> bool {

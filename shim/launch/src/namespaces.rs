@@ -103,8 +103,8 @@ impl Namespaces {
             return Err(Error::invalid("linux.timeOffsets is not supported"));
         }
         if out.has(CLONE_NEWUSER) {
-            out.uid_map = map(linux.uid_mappings().as_deref(), "linux.uidMappings")?;
-            out.gid_map = map(linux.gid_mappings().as_deref(), "linux.gidMappings")?;
+            out.uid_map = map_lines(linux.uid_mappings().as_deref(), "linux.uidMappings")?;
+            out.gid_map = map_lines(linux.gid_mappings().as_deref(), "linux.gidMappings")?;
         }
         Ok(out)
     }
@@ -150,12 +150,17 @@ impl Namespaces {
 
     /// Maps the ids of the child's user namespace.
     pub(crate) fn write_maps(&self, pid: i32) -> Result<()> {
-        for (name, map) in [("uid_map", &self.uid_map), ("gid_map", &self.gid_map)] {
-            let path = format!("/proc/{pid}/{name}");
-            std::fs::write(&path, map).map_err(|cause| Error::invalid(format!("{path}: {cause}")))?;
-        }
-        Ok(())
+        write_maps(pid, &self.uid_map, &self.gid_map)
     }
+}
+
+/// Maps the ids of a process's user namespace.
+pub(crate) fn write_maps(pid: i32, uids: &str, gids: &str) -> Result<()> {
+    for (name, map) in [("uid_map", uids), ("gid_map", gids)] {
+        let path = format!("/proc/{pid}/{name}");
+        std::fs::write(&path, map).map_err(|cause| Error::invalid(format!("{path}: {cause}")))?;
+    }
+    Ok(())
 }
 
 /// Puts this process back into its own namespace.
@@ -186,7 +191,8 @@ impl Drop for Restore {
     }
 }
 
-fn map(mappings: Option<&[LinuxIdMapping]>, what: &str) -> Result<String> {
+/// Mappings as the kernel reads them, a line each.
+pub(crate) fn map_lines(mappings: Option<&[LinuxIdMapping]>, what: &str) -> Result<String> {
     let mappings = mappings.unwrap_or_default();
     if mappings.is_empty() || mappings.len() > MAX_MAPPINGS {
         return Err(Error::invalid(format!(

@@ -28,6 +28,7 @@ pub(crate) const ATTR_ATIME: u64 = 0x70;
 pub(crate) const ATTR_NOATIME: u64 = 0x10;
 pub(crate) const ATTR_STRICTATIME: u64 = 0x20;
 pub(crate) const ATTR_NODIRATIME: u64 = 0x80;
+pub(crate) const ATTR_IDMAP: u64 = 0x10_0000;
 pub(crate) const ATTR_NOSYMFOLLOW: u64 = 0x20_0000;
 
 pub(crate) const MS_UNBINDABLE: u64 = 1 << 17;

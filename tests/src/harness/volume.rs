@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A disk of the test's own: a journaled ext4 on a file, which can be filled up and whose power can be cut.
+//! A disk of the test's own: a journaled ext4 on a file, which can be filled up and whose power can be cut, or which is just
+//! roomy and sound where the machine's own disk is neither.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,20 +13,32 @@ pub struct Volume {
     dir: tempfile::TempDir,
     /// Counts power cuts: each goes on with a copy of the device.
     generation: u32,
+    /// Of `mount(8)`.
+    options: &'static str,
 }
+
+/// The journal is committed when somebody asks for it, and not by the clock: what nobody synced is lost in a cut.
+const FORGETFUL: &str = "loop,commit=3000";
 
 impl Volume {
     /// A disk of this size in bytes.
     #[must_use]
     pub fn new(size: u64) -> Self {
+        Self::made(size, &["-E", "lazy_itable_init=0"], FORGETFUL)
+    }
+
+    /// A disk for hundreds of thousands of files, which takes no more of the machine's than is written to it.
+    #[must_use]
+    pub fn roomy(size: u64) -> Self {
+        Self::made(size, &["-i", "4096"], "loop,discard")
+    }
+
+    fn made(size: u64, make: &[&str], options: &'static str) -> Self {
         let dir = tempfile::Builder::new().prefix("berth-disk-").tempdir_in("/var/tmp").expect("a folder");
-        let volume = Self { dir, generation: 0 };
+        let volume = Self { dir, generation: 0, options };
         std::fs::create_dir(volume.path()).expect("the mount point");
         File::create(volume.device()).and_then(|f| f.set_len(size)).expect("the device's file");
-        Output::of(
-            Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(volume.device()),
-        )
-        .ok();
+        Output::of(Command::new("mkfs.ext4").args(["-q", "-F"]).args(make).arg(volume.device())).ok();
         volume.mount();
         volume
     }
@@ -40,12 +53,8 @@ impl Volume {
         self.dir.path().join(format!("disk-{}", self.generation))
     }
 
-    /// The journal is committed when somebody asks for it, and not by the clock: what nobody synced is lost in a cut.
     fn mount(&self) {
-        Output::of(
-            Command::new("mount").args(["-o", "loop,commit=3000"]).arg(self.device()).arg(self.path()),
-        )
-        .ok();
+        Output::of(Command::new("mount").args(["-o", self.options]).arg(self.device()).arg(self.path())).ok();
     }
 
     fn unmount(path: &Path) {

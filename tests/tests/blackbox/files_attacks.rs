@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
 
 use berth_tests::harness::Bed;
 
@@ -187,4 +188,157 @@ fn working_directories_and_mtab_through_links_stay_in_the_container() {
     assert_eq!(fs::read_to_string(host.join("file")).unwrap(), "untouched");
     bed.docker(&["rmi", "-f", "evil:dir"]).ok();
     bed.finish();
+}
+
+/// CVE-2019-14271: whoever looks up users with the C library in a container's root, or changes into it before it has loaded all
+/// that it needs, runs what the container put there.
+#[test]
+fn nothing_of_a_container_is_loaded_or_run_by_whoever_copies() {
+    let bed = Bed::start();
+    bed.docker(&["pull", "busybox"]).ok();
+    let dir = bed.path().join("evil");
+    fs::create_dir(&dir).unwrap();
+    let marker = bed.path().join("marker");
+    let source = format!(
+        "#include <stdio.h>\n__attribute__((constructor)) static void ran(void) {{ FILE *f = fopen(\"/marker\", \"w\"); if (f) fclose(f);
+         f = fopen(\"{}\", \"w\"); if (f) fclose(f); }}",
+        marker.display()
+    );
+    fs::write(dir.join("evil.c"), source).unwrap();
+    let library = dir.join("libnss_evil.so.2");
+    let compiled = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(dir.join("evil.c"))
+        .status()
+        .unwrap();
+    assert!(compiled.success());
+    // The library does what it is for, or this test shows nothing.
+    assert!(std::process::Command::new("true").env("LD_PRELOAD", &library).status().unwrap().success());
+    fs::remove_file(&marker).expect("the library leaves its mark where it is loaded");
+    drop(fs::remove_file("/marker"));
+    bed.docker(&["run", "-d", "--name", "cc", "-u", "app:app", "busybox", "sleep", "1000"]).ok();
+    let root = |script: &str| bed.docker(&["exec", "-u", "0", "cc", "sh", "-c", script]).ok();
+    root("mkdir -p /lib/x86_64-linux-gnu /lib64 /usr/lib/x86_64-linux-gnu /etc");
+    let content = fs::read(&library).unwrap();
+    let places = ["lib", "lib64", "usr/lib", "lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+    let libraries = [
+        "libnss_evil.so.2",
+        "libnss_files.so.2",
+        "libnss_dns.so.2",
+        "libnss_systemd.so.2",
+        "libselinux.so.1",
+    ];
+    let mut entries = Vec::new();
+    for place in places {
+        for name in libraries {
+            entries.push(file(format!("{place}/{name}").as_bytes(), &content));
+        }
+    }
+    entries.push(file(b"etc/nsswitch.conf", b"passwd: evil files\ngroup: evil files\nhosts: evil dns\n"));
+    entries.push(file(b"etc/ld.so.preload", b"/lib/libnss_evil.so.2\n"));
+    assert_eq!(put(&bed, "cc", "/", &archive(&entries)), 200);
+
+    let here = dir.join("file");
+    fs::write(&here, "x").unwrap();
+    for state in ["running", "exited"] {
+        assert_eq!(bed.docker(&["inspect", "-f", "{{.State.Status}}", "cc"]).ok(), state);
+        bed.docker(&["cp", "-a", here.to_str().unwrap(), "cc:/tmp/file"]).ok();
+        bed.docker(&["cp", "cc:/tmp/file", dir.join("back").to_str().unwrap()]).ok();
+        let packed = "/containers/cc/archive?path=/tmp&copyUIDGID=1";
+        for magic in [&b"\xfd7zXZ\0"[..], b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"BZh9"] {
+            assert!(bed.api_with("PUT", packed, &[], magic).status >= 400);
+        }
+        assert!([200, 500].contains(&bed.api("GET", "/containers/cc/changes", "").status));
+        assert_eq!(bed.api("GET", "/containers/cc/export", "").status, 200);
+        bed.docker(&["commit", "cc", &format!("evil:{state}")]).ok();
+        if bed.is_ours() {
+            let maps = fs::read_to_string(format!("/proc/{}/maps", bed.daemon_pid())).unwrap();
+            assert!(!maps.contains("libnss_evil") && !maps.contains("libselinux"), "{maps}");
+        }
+        if state == "running" {
+            root("[ ! -e /marker ]");
+            bed.docker(&["kill", "cc"]).ok();
+            bed.docker(&["wait", "cc"]).ok();
+        }
+    }
+    assert_eq!(bed.api("HEAD", "/containers/cc/archive?path=/marker", "").status, 404);
+    assert!(!marker.exists() && !Path::new("/marker").exists(), "a library of the container was loaded");
+    bed.docker(&["rm", "-f", "cc"]).ok();
+    bed.docker(&["rmi", "-f", "evil:running", "evil:exited"]).ok();
+    bed.finish();
+}
+
+/// So many times the same entries, packed: members of gzip may follow one another.
+fn swarm(entries: &[Vec<u8>], times: usize) -> Vec<u8> {
+    const AT_ONCE: usize = 1000;
+    let member = |plain: &[u8]| {
+        let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        out.write_all(plain).unwrap();
+        out.finish().unwrap()
+    };
+    let mut packed = member(&entries.concat().repeat(AT_ONCE)).repeat(times.div_ceil(AT_ONCE));
+    packed.extend(member(&[0; 1024]));
+    packed
+}
+
+/// Archives with so many entries: a container takes them as they come, an image has a bound.
+fn many_entries(count: usize) {
+    let bed = Bed::start();
+    up(&bed, "in");
+    if !bed.is_ours() {
+        bed.docker(&["rm", "-f", "in"]).ok();
+        return bed.finish();
+    }
+    let status = format!("/proc/{}/status", bed.daemon_pid());
+    let memory = |field: &str| -> u64 {
+        let text = fs::read_to_string(&status).unwrap();
+        let line = text.lines().find(|line| line.starts_with(field)).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    // Directories, which are remembered to the end; links; files.
+    let entries = [
+        header(b"d/e", b'5', b"", 0o755, 0),
+        header(b"d/e/l", b'2', b"target", 0o777, 0),
+        file(b"d/e/f", b""),
+        header(b"d/e/h", b'1', b"d/e/f", 0o644, 0),
+    ];
+    let packed = swarm(&entries, count / entries.len());
+    assert_eq!(put(&bed, "in", "/tmp", &packed), 200);
+    assert_eq!(bed.docker(&["exec", "in", "ls", "/tmp/d/e"]).ok(), "f\nh\nl");
+    assert!(memory("VmHWM:") < 300 << 10, "{} KiB", memory("VmHWM:"));
+    // As an image; the bound of one is ten million entries.
+    let imported = bed.path().join("many.tar.gz");
+    fs::write(&imported, &packed).unwrap();
+    let import = bed.docker(&["import", imported.to_str().unwrap(), "many:one"]);
+    if count >= 10_000_000 {
+        assert!(import.fails(1).contains("more than 10000000 entries"));
+    } else {
+        import.ok();
+        bed.docker(&["rmi", "many:one"]).ok();
+    }
+    assert!(memory("VmHWM:") < 400 << 10, "{} KiB", memory("VmHWM:"));
+    // Whoever hangs up is not worked for: the container, which is being written to, can be removed at once.
+    let endless = swarm(&entries, 100 * count / entries.len());
+    let mut connection = std::os::unix::net::UnixStream::connect(bed.socket()).unwrap();
+    let head = format!(
+        "PUT /containers/in/archive?path=/tmp HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        endless.len() * 2
+    );
+    connection.write_all(head.as_bytes()).unwrap();
+    connection.write_all(&endless[..endless.len().min(64 << 10)]).unwrap();
+    drop(connection);
+    bed.docker(&["rm", "-f", "in"]).ok();
+    bed.finish();
+}
+
+#[test]
+fn archives_of_many_entries_take_no_memory() {
+    many_entries(40_000);
+}
+
+#[test]
+#[ignore = "long form: make soak"]
+fn archives_of_ten_million_entries_take_no_memory() {
+    many_entries(10_001_000 / 4 * 4);
 }

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -15,7 +16,8 @@ use serde_json::{Value, json};
 /// A volume driver, for as long as this is there.
 struct Plugin {
     name: String,
-    socket: PathBuf,
+    /// By which it is found.
+    file: PathBuf,
     calls: Arc<Mutex<Vec<(String, Value)>>>,
 }
 
@@ -40,12 +42,19 @@ impl Plugin {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
-                if serve(stream, &mut driver, &place, &seen).is_err() {
-                    continue;
-                }
+                drop(serve(stream, &mut driver, &place, &seen));
             }
         });
-        Self { name, socket, calls }
+        Self { name, file: socket, calls }
+    }
+
+    /// One that is found by a description: a file of this kind with what it says.
+    fn described(folder: &str, kind: &str, says: &str) -> Self {
+        let name = format!("berth-test-{}-{}", says.len(), std::process::id());
+        fs::create_dir_all(folder).unwrap();
+        let file = Path::new(folder).join(format!("{name}.{kind}"));
+        fs::write(&file, says).unwrap();
+        Self { name, file, calls: Arc::default() }
     }
 
     /// Bodies of the calls of one operation.
@@ -57,12 +66,12 @@ impl Plugin {
 
 impl Drop for Plugin {
     fn drop(&mut self) {
-        drop(fs::remove_file(&self.socket));
+        drop(fs::remove_file(&self.file));
     }
 }
 
 fn serve(
-    stream: UnixStream,
+    stream: impl Read + Write,
     driver: &mut Driver,
     place: &Path,
     seen: &Mutex<Vec<(String, Value)>>,
@@ -228,5 +237,72 @@ fn what_a_plugin_refuses_or_says_wrongly_is_told() {
     for name in ["../evil", "..", "a/b"] {
         assert!(bed.docker(&["volume", "create", "-d", name, "v5"]).fails(1).contains("not found"));
     }
+    bed.finish();
+}
+
+#[test]
+fn plugins_are_found_by_their_descriptions() {
+    let bed = Bed::start();
+    if !bed.is_ours() {
+        return bed.finish();
+    }
+    bed.docker(&["pull", "busybox"]).ok();
+    let place = bed.path().join("plugin");
+    let (etc, lib) = ("/etc/docker/plugins", "/usr/lib/docker/plugins");
+    let listen = |driver: Driver| {
+        // On the daemon's own loopback.
+        let listener = bed.netns.run(|| TcpListener::bind("127.0.0.1:0").unwrap());
+        let (port, place, mut driver) = (listener.local_addr().unwrap().port(), place.clone(), driver);
+        std::thread::spawn(move || {
+            let seen = Mutex::default();
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { return };
+                drop(serve(stream, &mut driver, &place, &seen));
+            }
+        });
+        port
+    };
+    let socket = bed.path().join("elsewhere.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let beside = place.clone();
+    std::thread::spawn(move || {
+        let (mut driver, seen) = (Driver::default(), Mutex::default());
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { return };
+            drop(serve(stream, &mut driver, &beside, &seen));
+        }
+    });
+    let (one, two) = (listen(Driver::default()), listen(Driver::default()));
+    let described = [
+        Plugin::described(etc, "spec", &format!("tcp://127.0.0.1:{one}\n")),
+        Plugin::described(lib, "spec", &format!("unix://{}", socket.display())),
+        Plugin::described(
+            lib,
+            "json",
+            &json!({"Name": "x", "Addr": format!("http://localhost:{two}")}).to_string(),
+        ),
+    ];
+    for (n, plugin) in described.iter().enumerate() {
+        let volume = format!("described{n}");
+        bed.docker(&["volume", "create", "-d", &plugin.name, &volume]).ok();
+        let mount = format!("{volume}:/m");
+        bed.docker(&["run", "--rm", "-v", &mount, "busybox", "sh", "-c", "echo kept > /m/f"]).ok();
+        assert_eq!(fs::read_to_string(place.join(&volume).join("f")).unwrap(), "kept\n");
+        let listed = bed.docker(&["volume", "ls", "--format", "{{.Driver}} {{.Name}}"]).ok();
+        assert!(listed.lines().any(|line| line == format!("{} {volume}", plugin.name)), "{listed}");
+        bed.docker(&["volume", "rm", &volume]).ok();
+    }
+    drop(described);
+    for (kind, says, words) in [
+        ("spec", "gopher://hole", "is no address"),
+        ("json", "{\"Addr\": 5", "no such JSON"),
+        ("json", "{\"Addr\":\"https://127.0.0.1:1\",\"TLSConfig\":{\"CAFile\":\"/x\"}}", "TLS"),
+        ("spec", "tcp://127.0.0.1:9", "does not answer"),
+    ] {
+        let plugin = Plugin::described(etc, kind, says);
+        let error = bed.docker(&["volume", "create", "-d", &plugin.name, "none"]).fails(1);
+        assert!(error.contains(words), "{says}: {error}");
+    }
+    assert_eq!(bed.docker(&["volume", "ls", "-q", "--filter", "driver=local"]).ok(), "");
     bed.finish();
 }

@@ -36,6 +36,10 @@ pub type Changes = BTreeMap<PathBuf, ChangeKind>;
 
 /// Each level holds two descriptors.
 const MAX_DEPTH: usize = 512;
+/// All are sorted before they are told: so much may a container make of them, in bytes of paths. Millions of files.
+const BYTES_MAX: usize = 512 << 20;
+/// What a path takes beside itself.
+const OVERHEAD: usize = 64;
 
 impl Engine {
     /// What a container changed in its image's files.
@@ -61,7 +65,7 @@ impl Engine {
 }
 
 fn compare(image: InRoot, upper: &OwnedFd) -> io::Result<Changes> {
-    let mut comparison = Comparison { image, changes: Changes::new() };
+    let mut comparison = Comparison { image, changes: Changes::new(), bytes: 0 };
     comparison.directory(upper, Path::new("/"), true, 0)?;
     let changed: Vec<PathBuf> = comparison.changes.keys().cloned().collect();
     for path in changed {
@@ -75,9 +79,20 @@ fn compare(image: InRoot, upper: &OwnedFd) -> io::Result<Changes> {
 struct Comparison {
     image: InRoot,
     changes: Changes,
+    /// Of the paths among them.
+    bytes: usize,
 }
 
 impl Comparison {
+    fn note(&mut self, path: PathBuf, kind: ChangeKind) -> io::Result<()> {
+        self.bytes += path.as_os_str().len() + OVERHEAD;
+        if self.bytes > BYTES_MAX {
+            return Err(io::Error::other("the container changed more files than can be listed"));
+        }
+        self.changes.insert(path, kind);
+        Ok(())
+    }
+
     /// What the image has at a path, no link followed.
     fn below(&self, path: &Path) -> io::Result<Option<(OwnedFd, Stat)>> {
         let relative = path.strip_prefix("/").unwrap_or(path);
@@ -112,7 +127,8 @@ impl Comparison {
         if depth > MAX_DEPTH {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the tree is too deep"));
         }
-        for (name, _) in in_root::entries(here)? {
+        for entry in in_root::listing(here)? {
+            let (name, _) = entry?;
             let name = OsStr::from_bytes(name.as_bytes());
             match pin(here.as_fd(), name) {
                 Ok(fd) => self.entry(fd.as_fd(), path.join(name), merged, depth)?,
@@ -131,13 +147,13 @@ impl Comparison {
         let below = if merged { self.below(&path)? } else { None };
         if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
             if below.is_some() {
-                self.changes.insert(path, ChangeKind::Deleted);
+                self.note(path, ChangeKind::Deleted)?;
             }
             return Ok(());
         }
         let was_directory = |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let Some((old, old_stat)) = below else {
-            self.changes.insert(path.clone(), ChangeKind::Added);
+            self.note(path.clone(), ChangeKind::Added)?;
             if kind == FileType::Directory {
                 let here = reopen(file, OFlags::RDONLY | OFlags::DIRECTORY)?;
                 self.directory(&here, &path, false, depth + 1)?;
@@ -145,7 +161,7 @@ impl Comparison {
             return Ok(());
         };
         if differ(&old_stat, &stat) || capability(old.as_fd())? != capability(file)? {
-            self.changes.insert(path.clone(), ChangeKind::Modified);
+            self.note(path.clone(), ChangeKind::Modified)?;
         }
         if kind != FileType::Directory {
             return Ok(());
@@ -155,10 +171,11 @@ impl Comparison {
         if opaque && was_directory(&old_stat) {
             // Whatever is not here again is gone; what is, is compared.
             let old = reopen(old.as_fd(), OFlags::RDONLY | OFlags::DIRECTORY)?;
-            for (name, _) in in_root::entries(&old)? {
+            for entry in in_root::listing(&old)? {
+                let (name, _) = entry?;
                 let name = OsStr::from_bytes(name.as_bytes());
                 if pin(here.as_fd(), name).is_err() {
-                    self.changes.insert(path.join(name), ChangeKind::Deleted);
+                    self.note(path.join(name), ChangeKind::Deleted)?;
                 }
             }
         }

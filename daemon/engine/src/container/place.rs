@@ -12,8 +12,10 @@ use berth_sys::in_root::{self, InRoot};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-/// Directories that are seen to at the end; further ones keep the time of their unpacking.
-const LATER_MAX: usize = 100_000;
+/// What is kept of directories that are seen to at the end, in bytes; further ones keep the time of their unpacking.
+const LATER_MAX: usize = 64 << 20;
+/// What one takes beside its path and its access list.
+const OVERHEAD: usize = 128;
 
 /// The directory.
 pub(crate) struct Place<'a> {
@@ -24,6 +26,7 @@ pub(crate) struct Place<'a> {
     /// The directory that the last entry went to: archives come sorted.
     parent: Option<(PathBuf, OwnedFd)>,
     later: Vec<Later>,
+    later_bytes: usize,
 }
 
 /// What a directory gets when all is in it: its times, which unpacking changes, and the access list that what is made in it
@@ -85,7 +88,7 @@ fn times(entry: &Entry) -> Timestamps {
 
 impl<'a> Place<'a> {
     pub(crate) fn new(root: &'a InRoot, path: &'a Path, keep_kinds: bool, owner: Option<(u32, u32)>) -> Self {
-        Self { root, path, keep_kinds, owner, parent: None, later: Vec::new() }
+        Self { root, path, keep_kinds, owner, parent: None, later: Vec::new(), later_bytes: 0 }
     }
 
     /// Unpacks one entry.
@@ -194,13 +197,13 @@ impl<'a> Place<'a> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let directory = in_root::openat2(parent.as_fd(), Path::new(name), flags, Mode::empty(), how)?;
         self.attributes(&directory, entry)?;
-        if self.later.len() < LATER_MAX {
-            let access = entry.xattrs.iter().find(|(name, _)| name == DEFAULT_ACCESS);
-            self.later.push(Later {
-                path: path.to_owned(),
-                times: times(entry),
-                access: access.map(|(_, value)| value.clone()),
-            });
+        let access = entry.xattrs.iter().find(|(name, _)| name == DEFAULT_ACCESS).map(|(_, value)| value);
+        let bytes = path.as_os_str().len() + access.map_or(0, Vec::len) + OVERHEAD;
+        if self.later_bytes + bytes <= LATER_MAX {
+            self.later_bytes += bytes;
+            self.later.push(Later { path: path.to_owned(), times: times(entry), access: access.cloned() });
+        } else if let Some(access) = access {
+            set_attribute(&directory, DEFAULT_ACCESS, access)?;
         }
         Ok(())
     }

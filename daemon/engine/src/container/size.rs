@@ -2,11 +2,14 @@
 //! How much a container's files take, for `ps -s` and `inspect -s`.
 
 use std::collections::HashSet;
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use berth_domain::{Error, Result};
+use berth_sys::in_root;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::Engine;
 use crate::files::blocking;
@@ -35,25 +38,44 @@ impl Engine {
     }
 }
 
+/// Each level holds a descriptor; what lies deeper does not count.
+const MAX_DEPTH: usize = 512;
+
 /// Bytes of the files beneath a directory, hard links once. What vanishes meanwhile does not count.
 fn usage(root: &Path) -> Result<u64> {
-    let mut seen = HashSet::new();
-    let mut total = 0;
-    let mut todo = vec![root.to_owned()];
-    while let Some(dir) = todo.pop() {
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(Error::io("reading", &dir, error)),
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = match rustix::fs::open(root, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => return Ok(0),
+        Err(error) => return Err(Error::io("opening", root, error)),
+    };
+    beneath(&directory, 0, &mut HashSet::new()).map_err(|error| Error::io("measuring", root, error))
+}
+
+/// A container at work moves and links what is walked through here: nothing is reached but from a held directory, and no
+/// link is followed, for what a container points at is not what it wrote.
+fn beneath(directory: &OwnedFd, depth: usize, seen: &mut HashSet<u64>) -> io::Result<u64> {
+    let mut total = 0_u64;
+    for entry in in_root::listing(directory)? {
+        let (name, _) = entry?;
+        let stat = match rustix::fs::statat(directory, &*name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => continue,
+            Err(error) => return Err(error.into()),
         };
-        for entry in entries.flatten() {
-            // Never follows a link: what a container points at is not what it wrote.
-            let Ok(metadata) = entry.metadata() else { continue };
-            if metadata.is_dir() {
-                todo.push(entry.path());
-            } else if metadata.is_file() && (metadata.nlink() == 1 || seen.insert(metadata.ino())) {
-                total += metadata.len();
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory if depth < MAX_DEPTH => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                match rustix::fs::openat(directory, &*name, flags, Mode::empty()) {
+                    Ok(child) => total = total.saturating_add(beneath(&child, depth + 1, seen)?),
+                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
+            FileType::RegularFile if stat.st_nlink == 1 || seen.insert(stat.st_ino) => {
+                total = total.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
+            }
+            _ => {}
         }
     }
     Ok(total)
@@ -62,6 +84,8 @@ fn usage(root: &Path) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -123,6 +123,7 @@ impl Engine {
                 target: target.into(),
                 recursive: false,
                 read_only: false,
+                idmap: None,
             })
             .collect();
         for point in now.mounts.iter() {
@@ -147,6 +148,8 @@ impl Engine {
                 target: PathBuf::from(&point.destination),
                 recursive: !point.non_recursive,
                 read_only: !point.rw,
+                // Without a mapping of its own it is that of the container's namespace, which is not there now.
+                idmap: point.id_mapped()?.and_then(|mapped| Some((mapped.map?, mapped.recursive))),
             });
         }
         // What is mounted beneath another mount comes after it.

@@ -86,6 +86,9 @@ pub struct MountPoint {
     /// The directory or file of the volume or image that is mounted; empty for all of it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub subpath: String,
+    /// The word that asks for owners to be mapped (`idmap=uids=...;gids=...`); empty for none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub idmap: String,
     /// The image's id; empty for others.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub image: String,
@@ -109,8 +112,18 @@ impl MountPoint {
             read_only: ReadOnly::default(),
             tmpfs: Vec::new(),
             subpath: String::new(),
+            idmap: String::new(),
             image: String::new(),
         }
+    }
+
+    /// How its owners are mapped, if they are.
+    ///
+    /// # Errors
+    ///
+    /// A record that was not written here.
+    pub fn id_mapped(&self) -> Result<Option<crate::IdMapped>> {
+        if self.idmap.is_empty() { Ok(None) } else { crate::idmap::word(&self.idmap).map(Some) }
     }
 }
 

@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use berth_domain::{Error, Result};
-use oci_spec::runtime::{Mount, MountBuilder};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount, MountBuilder};
 
 use super::{MountPoint, MountType, ReadOnly};
+use berth_sys::idmap::Range;
 
 /// The OCI mount of a point whose source is at `source` (unused for a tmpfs).
 pub(crate) fn oci_mount(point: &MountPoint, source: &Path, recursive_read_only: bool) -> Result<Mount> {
@@ -15,9 +16,29 @@ pub(crate) fn oci_mount(point: &MountPoint, source: &Path, recursive_read_only: 
         mount.typ("tmpfs").source("tmpfs").options(point.tmpfs.clone())
     } else {
         check_propagation(source, &point.propagation)?;
-        mount.typ("bind").source(source).options(bind_options(point, recursive_read_only)?)
+        let mut options = bind_options(point, recursive_read_only)?;
+        let mut mount = mount.typ("bind").source(source);
+        if let Some(mapped) = point.id_mapped()? {
+            options.push(if mapped.recursive { "ridmap" } else { "idmap" }.to_owned());
+            if let Some(map) = &mapped.map {
+                mount = mount.uid_mappings(mappings(&map.uids)?).gid_mappings(mappings(&map.gids)?);
+            }
+        }
+        mount.options(options)
     };
     mount.build().map_err(|e| Error::internal("building an OCI mount").because(e))
+}
+
+fn mappings(ranges: &[Range]) -> Result<Vec<LinuxIdMapping>> {
+    let one = |range: &Range| {
+        LinuxIdMappingBuilder::default()
+            .container_id(range.stored)
+            .host_id(range.seen)
+            .size(range.count)
+            .build()
+            .map_err(|e| Error::internal("building an OCI mount").because(e))
+    };
+    ranges.iter().map(one).collect()
 }
 
 fn bind_options(point: &MountPoint, recursive_read_only: bool) -> Result<Vec<String>> {
@@ -119,6 +140,11 @@ mod tests {
         check(false, ReadOnly::IfPossible, true, "rbind,rro,rprivate");
         check(false, ReadOnly::IfPossible, false, "rbind,ro,rprivate");
         check(false, ReadOnly::NonRecursive, true, "rbind,ro,rprivate");
+        let mut point = MountPoint::new(MountType::Bind, "/d".into());
+        point.idmap = "ridmap=uids=0-1000-1;gids=0-7-2".into();
+        let mount = serde_json::to_value(oci_mount(&point, Path::new("/srv"), true).unwrap()).unwrap();
+        assert_eq!(mount["options"], serde_json::json!(["rbind", "ridmap"]));
+        assert_eq!(mount["gidMappings"], serde_json::json!([{"containerID": 0, "hostID": 7, "size": 2}]));
         let mut point = MountPoint::new(MountType::Bind, "/d".into());
         (point.rw, point.read_only) = (false, ReadOnly::Recursive);
         assert!(oci_mount(&point, Path::new("/srv"), false).is_err());

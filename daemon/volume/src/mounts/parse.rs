@@ -56,6 +56,7 @@ struct Mode<'a> {
     propagation: Option<&'a str>,
     copy: Option<&'a str>,
     consistency: Option<&'a str>,
+    idmap: Option<&'a str>,
 }
 
 /// `None` for what is no mode: unknown words, or two of one kind.
@@ -70,6 +71,7 @@ fn parse_mode(text: &str) -> Option<Mode<'_>> {
             "z" | "Z" => &mut mode.label,
             "nocopy" => &mut mode.copy,
             "consistent" | "cached" | "delegated" => &mut mode.consistency,
+            word if crate::idmap::is_word(word) => &mut mode.idmap,
             word if PROPAGATIONS.contains(&word) => &mut mode.propagation,
             _ => return None,
         };
@@ -98,9 +100,7 @@ pub fn parse_volumes_from(text: &str) -> Result<(&str, &str)> {
 pub(super) fn check_volumes_from_mode(mode: &str) -> Result<bool> {
     // Propagation and copying are those of the mounts that are taken over.
     match parse_mode(mode) {
-        Some(parsed) if parsed.propagation.is_none() && parsed.copy.is_none() => {
-            Ok(parsed.access != Some("ro"))
-        }
+        Some(Mode { propagation: None, copy: None, idmap: None, access, .. }) => Ok(access != Some("ro")),
         _ => Err(Error::invalid(format!("invalid mode: {mode}"))),
     }
 }
@@ -128,6 +128,10 @@ pub(super) fn parse_bind(raw: &str, volume_driver: &str) -> Result<MountPlan> {
     let mut point = MountPoint::new(kind, check_destination(target).map_err(bad)?);
     mode.clone_into(&mut point.mode);
     point.rw = parsed.access != Some("ro");
+    if let Some(idmap) = parsed.idmap {
+        crate::idmap::word(idmap)?;
+        idmap.clone_into(&mut point.idmap);
+    }
     if kind == MountType::Bind {
         point.source = absolute(source).map_err(bad)?;
         parsed.propagation.unwrap_or(DEFAULT_PROPAGATION).clone_into(&mut point.propagation);

@@ -45,6 +45,20 @@ fn binds_of_all_forms() {
 }
 
 #[test]
+fn owners_are_mapped_where_it_is_asked() {
+    let text = "idmap=uids=0-1000-1;gids=0-1000-1";
+    let point = bind(&format!("/srv:/data:ro,{text}")).point;
+    assert_eq!((point.idmap.as_str(), point.rw), (text, false));
+    assert_eq!(bind("name:/data:ridmap").point.idmap, "ridmap");
+    assert!(
+        refused("/srv:/data:idmap=uids=1").contains("expected uids=")
+            || refused("/srv:/data:idmap=uids=1").contains("three numbers")
+    );
+    assert_eq!(refused("/srv:/data:idmap,ridmap"), "invalid mode: idmap,ridmap");
+    parse_volumes_from("c:idmap").unwrap_err();
+}
+
+#[test]
 fn binds_that_cannot_be() {
     assert_eq!(refused("/data:ro"), "invalid volume specification: '/data:ro'");
     assert_eq!(refused(":/data"), "invalid volume specification: ':/data'");

@@ -11,6 +11,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
+use super::idmap::IdMap;
 use super::options::Options;
 use crate::error::{Error, Result};
 use crate::sys::{MS_PRIVATE, MountAttr, mount_setattr};
@@ -60,7 +61,7 @@ pub(crate) fn make_fs(kind: &str, source: Option<&str>, options: &Options) -> Re
 }
 
 /// A host path as a detached mount with the options applied.
-pub(super) fn make_bind(source: &Path, options: &Options) -> Result<OwnedFd> {
+pub(super) fn make_bind(source: &Path, options: &Options, idmap: Option<&IdMap>) -> Result<OwnedFd> {
     let what = |errno: Errno| {
         let message = format!("bind source {}: {errno}", source.display());
         match errno {
@@ -80,6 +81,12 @@ pub(super) fn make_bind(source: &Path, options: &Options) -> Result<OwnedFd> {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let mount = open_tree(CWD, source, flags).map_err(what)?;
+    if let Some(idmap) = idmap {
+        idmap.apply(&mount).map_err(|error| Error {
+            message: format!("bind source {}: {}", source.display(), error.message),
+            ..error
+        })?;
+    }
     // What is said of no propagation is private: nothing that the host mounts later appears.
     let (mut all, mut own) = (options.recursive, options.attr);
     if all.propagation == 0 && own.propagation == 0 {
@@ -102,7 +109,7 @@ pub(super) fn make_bind(source: &Path, options: &Options) -> Result<OwnedFd> {
 
 /// A host directory with everything below it as a private detached mount.
 pub(crate) fn bind_tree(source: &Path) -> Result<OwnedFd> {
-    make_bind(source, &Options { bind: Some(true), ..Options::default() })
+    make_bind(source, &Options { bind: Some(true), ..Options::default() }, None)
 }
 
 /// What a descriptor names (and what is mounted below it) as a detached mount.

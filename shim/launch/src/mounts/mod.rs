@@ -5,6 +5,7 @@
 mod cgroupfs;
 mod devices;
 mod fs;
+mod idmap;
 mod options;
 mod overlay;
 mod plan;

@@ -7,6 +7,15 @@ use crate::sys::{
     ATTR_RDONLY, ATTR_STRICTATIME, MS_PRIVATE, MS_SHARED, MS_SLAVE, MS_UNBINDABLE, MountAttr,
 };
 
+/// Whose owners are to be shown as others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IdMapped {
+    /// Those of the mount itself.
+    Alone,
+    /// Those of the mounts beneath it too.
+    Recursive,
+}
+
 /// Options of one mount.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -16,6 +25,8 @@ pub(crate) struct Options {
     pub(crate) attr: MountAttr,
     /// For the mount and those below it.
     pub(crate) recursive: MountAttr,
+    /// `idmap` and `ridmap`.
+    pub(crate) id_mapped: Option<IdMapped>,
     /// For the file system: `key` or `key=value`.
     pub(crate) data: Vec<(String, Option<String>)>,
 }
@@ -90,7 +101,9 @@ pub(crate) fn parse(destination: &str, words: &[String]) -> Result<Options> {
             "" | "defaults" | "loud" | "silent" | "async" | "nomand" | "noiversion" | "nolazytime" => {}
             "bind" => options.bind = Some(options.bind.unwrap_or(false)),
             "rbind" => options.bind = Some(true),
-            "remount" | "idmap" | "ridmap" | "tmpcopyup" => {
+            "idmap" => options.id_mapped = Some(options.id_mapped.unwrap_or(IdMapped::Alone)),
+            "ridmap" => options.id_mapped = Some(IdMapped::Recursive),
+            "remount" | "tmpcopyup" => {
                 return Err(Error::invalid(format!("mount {destination}: option {word:?} is not supported")));
             }
             word if apply(&mut options.attr, word) => {}
@@ -157,7 +170,7 @@ mod tests {
 
     #[test]
     fn refuses_what_it_cannot_do() {
-        assert!(parse("/x", &["idmap".to_owned()]).is_err());
+        assert!(parse("/x", &["tmpcopyup".to_owned()]).is_err());
         assert!(parse("/x", &["remount".to_owned()]).is_err());
     }
 }

@@ -82,11 +82,16 @@ fn mount_in_child(overlay: &Overlay) -> Result<OwnedFd> {
     const PAGE: usize = 4096;
     let private = MountAttr { propagation: MS_PRIVATE, ..MountAttr::default() };
     mount_setattr_at(CWD, c"/", 0, true, &private).context(|| "make the mounts private")?;
+    // All options have to fit a page. A descriptor's number is the shortest name that a directory can have, in the
+    // directory of all descriptors: so this process, which does nothing else, goes there.
+    rustix::process::chdir("/proc/self/fd").context(|| "/proc/self/fd")?;
     let mut keep = Vec::new();
     let mut through = |path: &Path| {
-        short(path, &mut keep, true)
-            .map(|path| path.to_string_lossy().into_owned())
-            .context(|| path.display().to_string())
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = open(path, flags, Mode::empty()).context(|| path.display().to_string())?;
+        let name = fd.as_raw_fd().to_string();
+        keep.push(fd);
+        Ok::<_, Error>(name)
     };
     let lower = overlay.lower.iter().map(|path| through(path)).collect::<Result<Vec<_>>>()?.join(":");
     let (upper, work) = (through(&overlay.upper)?, through(&overlay.work)?);

@@ -8,6 +8,7 @@ use oci_spec::runtime::{LinuxDevice, Mount, Spec};
 use rustix::fs::{FileType, fstat};
 
 use super::fs::make_bind;
+use super::idmap::IdMap;
 use super::options::{Options, parse};
 use crate::error::{Context as _, Error, Result};
 use crate::path::{Missing, clean};
@@ -53,16 +54,14 @@ fn top_of(path: &Path) -> Option<&'static str> {
 }
 
 impl MountPlan {
-    fn new(mount: &Mount) -> Result<Self> {
+    fn new(mount: &Mount, spec: &Spec) -> Result<Self> {
         let destination = clean(mount.destination());
         let name = destination.display().to_string();
         if destination == Path::new("/") {
             return Err(Error::invalid("a mount's destination is the container's root"));
         }
-        if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-            return Err(Error::invalid(format!("mount {name}: idmapped mounts are not supported")));
-        }
         let mut options = parse(&name, mount.options().as_deref().unwrap_or_default())?;
+        let idmap = IdMap::of(mount, &options, spec)?;
         let kind = mount.typ().as_deref().unwrap_or_default();
         let source = if kind == "bind" || options.bind.is_some() {
             let source = mount
@@ -70,13 +69,15 @@ impl MountPlan {
                 .as_ref()
                 .ok_or_else(|| Error::invalid(format!("mount {name}: a bind mount needs a source")))?;
             options.bind = Some(options.bind.unwrap_or(true));
-            let mount = make_bind(source, &options)?;
+            let mount = make_bind(source, &options, idmap.as_ref())?;
             let stat = fstat(&mount).context(|| source.display().to_string())?;
             let kind = match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => Missing::Directory,
                 _ => Missing::File,
             };
             Source::Bind { mount, kind }
+        } else if idmap.is_some() {
+            return Err(Error::invalid(format!("mount {name}: only owners of a bind mount can be mapped")));
         } else if kind == "cgroup" || kind == "cgroup2" {
             Source::Cgroup
         } else if kind.is_empty() {
@@ -97,7 +98,8 @@ impl MountPlan {
 impl<'a> RootPlan<'a> {
     pub(crate) fn new(spec: &'a Spec) -> Result<Self> {
         let linux = spec.linux().as_ref();
-        let mounts = spec.mounts().iter().flatten().map(MountPlan::new).collect::<Result<Vec<_>>>()?;
+        let mounts = spec.mounts().iter().flatten();
+        let mounts = mounts.map(|mount| MountPlan::new(mount, spec)).collect::<Result<Vec<_>>>()?;
         if mounts.iter().filter(|mount| matches!(mount.source, Source::Cgroup)).count() > 1 {
             return Err(Error::invalid("the cgroups are mounted twice"));
         }
