@@ -6,12 +6,14 @@
 //! a descriptor of it.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use berth_domain::{Error, Result};
 use nix::sched::{CloneFlags, setns};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use crate::route::Routes;
 
@@ -31,19 +33,77 @@ pub(crate) fn current() -> Result<OwnedFd> {
     File::open(path).map(OwnedFd::from).map_err(|e| Error::io("opening", path, e))
 }
 
-/// A new namespace; the calling thread ends up in `home`, where it must have come from.
-pub(crate) fn make(home: &OwnedFd) -> Result<Namespace> {
-    nix::sched::unshare(CloneFlags::CLONE_NEWNET)
-        .map_err(|e| Error::internal("making a network namespace").because(io::Error::from(e)))?;
-    let made = set_up();
-    come_home(home.as_fd());
-    made
+/// Makes namespaces for one thread.
+#[derive(Debug)]
+pub(crate) struct Maker {
+    home: OwnedFd,
+    proc: Option<OwnedFd>,
+    left: u32,
 }
 
-fn set_up() -> Result<Namespace> {
-    let fd = current()?;
-    // Links inherit this when they appear. Loopback is there already and keeps ::1, as programs expect.
-    write_sysctl("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")?;
+/// How many namespaces are set up through one mount of procfs. The kernel keeps a name cache entry `sys/net` for each namespace
+/// that was looked at through a mount, all in one chain: a lookup in the mount of all the host costs a millisecond when a
+/// thousand containers run (`proc_sys_compare` in fs/proc/proc_sysctl.c).
+const A_MOUNT: u32 = 32;
+
+impl Maker {
+    /// Namespaces are made from the one that the calling thread is in.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { home: current()?, proc: None, left: 0 })
+    }
+
+    /// A new namespace; the calling thread ends up where this began, where it must have come from.
+    pub(crate) fn make(&mut self) -> Result<Namespace> {
+        nix::sched::unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(|e| Error::internal("making a network namespace").because(io::Error::from(e)))?;
+        let made = self.set_up();
+        come_home(self.home.as_fd());
+        made
+    }
+
+    fn set_up(&mut self) -> Result<Namespace> {
+        let fd = current()?;
+        // Links inherit this when they appear. Loopback is there already and keeps ::1, as programs expect.
+        self.write_sysctl("sys/net/ipv6/conf/default/disable_ipv6", "1")?;
+        finish(fd)
+    }
+
+    /// Writes a setting that the kernel may not have (IPv6 compiled out), which is as good as off.
+    fn write_sysctl(&mut self, path: &str, value: &str) -> Result<()> {
+        if self.left == 0 {
+            self.proc = Some(procfs().map_err(|e| Error::internal("mounting procfs").because(e))?);
+            self.left = A_MOUNT;
+        }
+        self.left -= 1;
+        let Some(proc) = &self.proc else { return Ok(()) };
+        let file = match rustix::fs::openat(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            Err(e) => return Err(Error::io("opening", Path::new("/proc").join(path), e)),
+        };
+        (&file)
+            .write_all(value.as_bytes())
+            .map_err(|e| Error::io("writing", Path::new("/proc").join(path), e))
+    }
+}
+
+/// A mount of procfs that is in no tree, or the host's where a mount of its own is not allowed.
+fn procfs() -> io::Result<OwnedFd> {
+    let own = || -> rustix::io::Result<OwnedFd> {
+        let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(context.as_fd())?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    };
+    own().or_else(|refused| {
+        tracing::debug!(%refused, "mounting procfs for the namespaces to come");
+        Ok(File::open("/proc")?.into())
+    })
+}
+
+fn finish(fd: OwnedFd) -> Result<Namespace> {
     let fail = |doing: &'static str| move |e: crate::netlink::Refused| Error::internal(doing).because(e);
     let mut routes = Routes::open().map_err(|e| Error::internal("opening a route socket").because(e))?;
     let links = routes.links().map_err(fail("listing the links of a new network namespace"))?;

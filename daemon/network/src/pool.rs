@@ -10,14 +10,13 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use berth_domain::{Error, Result};
 
 use crate::EndpointRecord;
-use crate::netns::{self, Namespace};
+use crate::netns::{Maker, Namespace};
 
 /// Making is put off until nothing has been taken for so long: the start that took it is then probably done with
 /// the kernel's lock...
@@ -84,11 +83,11 @@ impl Pool {
     /// Starts the thread. Namespaces are made from the one that the calling thread is in.
     pub(crate) fn start(sizes: Sizes) -> Result<Self> {
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), sizes });
-        let home = netns::current()?;
-        let maker = Arc::clone(&shared);
+        let mut maker = Maker::new()?;
+        let pool = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("netns".into())
-            .spawn(move || maker.work(&home))
+            .spawn(move || pool.work(&mut maker))
             .map_err(|e| Error::internal("starting the thread that makes network namespaces").because(e))?;
         Ok(Self { shared })
     }
@@ -163,9 +162,9 @@ impl Shared {
     }
 
     /// The thread's life.
-    fn work(&self, home: &OwnedFd) {
+    fn work(&self, maker: &mut Maker) {
         while let Some(work) = self.next() {
-            let made = netns::make(home);
+            let made = maker.make();
             let mut state = match work {
                 Work::Bare => {
                     let mut state = self.lock();
