@@ -21,6 +21,7 @@ pub(crate) mod rmi;
 pub(crate) mod run;
 pub(crate) mod start;
 pub(crate) mod stop;
+mod stopping;
 pub(crate) mod tag;
 pub(crate) mod version;
 pub(crate) mod wait;

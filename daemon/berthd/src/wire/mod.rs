@@ -29,35 +29,8 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);
     }
-    let ago = go_duration(text).ok_or_else(bad)?;
+    let ago = berth_domain::duration::parse(text).ok_or_else(bad)?;
     Timestamp::now().checked_sub(ago).map_err(|e| bad().because(e))
-}
-
-/// A duration in Go's words: `1h30m`, `1.5s`, `100ms`.
-fn go_duration(text: &str) -> Option<std::time::Duration> {
-    let mut rest = text;
-    let mut seconds = 0.0;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at(digits);
-        let unit = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit);
-        let scale = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        seconds += number.parse::<f64>().ok()? * scale;
-        rest = tail;
-    }
-    std::time::Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// Whether labels pass: every `label` is there, no `label!` is.
@@ -84,12 +57,5 @@ mod tests {
         for bad in ["", "x", "1x", "h"] {
             assert!(moment(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn durations_are_gos() {
-        assert_eq!(go_duration("1h30m"), Some(std::time::Duration::from_secs(5400)));
-        assert_eq!(go_duration("1.5s"), Some(std::time::Duration::from_millis(1500)));
-        assert_eq!(go_duration("24"), None);
     }
 }

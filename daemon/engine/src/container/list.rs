@@ -6,7 +6,7 @@ use std::sync::Arc;
 use berth_api::Filters;
 use berth_domain::port::Ports;
 use berth_domain::{Error, Result, Status};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use regex_lite::Regex;
 
 use crate::{Engine, Snapshot};
@@ -227,7 +227,7 @@ pub(crate) fn until(filters: &Filters, now: Timestamp) -> Result<Option<Timestam
     if let Some((seconds, nanoseconds)) = unix_time(value) {
         return Timestamp::new(seconds, nanoseconds).map(Some).map_err(|_| bad());
     }
-    let ago = go_duration(value).ok_or_else(bad)?;
+    let ago = berth_domain::duration::parse(value).ok_or_else(bad)?;
     now.checked_sub(ago).map(Some).map_err(|_| bad())
 }
 
@@ -239,35 +239,6 @@ fn unix_time(text: &str) -> Option<(i64, i32)> {
     }
     let nanoseconds = format!("{fraction:0<9}").parse().ok()?;
     Some((seconds.parse().ok()?, nanoseconds))
-}
-
-/// Go's spelling of durations: `1h30m`, `500ms`.
-fn go_duration(text: &str) -> Option<SignedDuration> {
-    let mut rest = text;
-    let mut total = SignedDuration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').filter(|n| *n > 0)?;
-        let (number, tail) = rest.split_at(digits);
-        let unit = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit);
-        let seconds = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        let part = number.parse::<f64>().ok()? * seconds;
-        // Past a century it is no duration that anybody means.
-        if !(0.0..3.2e9).contains(&part) {
-            return None;
-        }
-        total = total.checked_add(SignedDuration::from_secs_f64(part))?;
-        rest = tail;
-    }
-    (!text.is_empty()).then_some(total)
 }
 
 #[cfg(test)]
