@@ -12,7 +12,7 @@ CARGO := ./tests/with-toolchain cargo
 # The shim is static and at a fixed address: it starts in half the time and shares nearly all of its memory.
 SHIM := $(TARGET)/$(TRIPLE)/shim/berth-shim
 
-.PHONY: all build release shim setup demo test unit blackbox check fmt clippy deny bench trace soak test-reference interop fuzz test-v2 test-disks test-vm fixtures install clean
+.PHONY: all build release shim setup demo test unit blackbox check fmt clippy deny bench trace soak test-reference interop fuzz test-v2 test-disks test-kernels test-vm fixtures install clean
 
 all: release shim
 
@@ -87,6 +87,11 @@ DISKS := files_quota:: files_disks:: files_layers:: files_idmap:: files_mounts::
 test-disks: build shim fixtures
 	$(CARGO) test --locked -p berth-tests --test blackbox --no-run
 	@VM_ALL=1 ./tests/vm $(TARGET)/debug $(SHIM) $(DISKS)
+
+# Networks on a kernel that has what build machines' kernels lack (VLANs, dummy links, SCTP, iptables-legacy), and on one without nftables.
+test-kernels: build shim fixtures
+	$(CARGO) test --locked -p berth-tests --test blackbox --no-run
+	@VM_ALL=1 VM_BEFORE="/opt/bin/blackbox --ignored network_kernels::" ./tests/vm $(TARGET)/debug $(SHIM) network_kernels::
 
 # Targets for what reads strangers' bytes, a minute each, on the stable compiler; FUZZ_SECONDS and TARGETS choose.
 FUZZ_SECONDS ?= 60

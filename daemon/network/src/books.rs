@@ -3,6 +3,7 @@
 //!
 //! The worker alone writes. Everybody reads, under a lock that is never held over a call to the kernel.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -14,6 +15,7 @@ use crate::dns::{NameTable, Serving};
 use crate::ipam::{Family, Leases, NoAddress};
 use crate::networks::NetworkView;
 use crate::nft::{Bridge, Forward, Known};
+use crate::ports::Reservation;
 use crate::{
     Driver, EndpointRecord, GatewayMode, NetworkRecord, Protocol, PublishedPort, SandboxRecord, bridge, ports,
 };
@@ -33,6 +35,8 @@ pub(crate) struct Books {
     names: HashMap<String, (u64, Arc<NameTable>)>,
     /// Published ports are reached from elsewhere at the container's own address too.
     direct_routing: bool,
+    /// The host addresses that each host port is published on, by whomever.
+    published: HashMap<(Protocol, u16), Vec<IpAddr>>,
 }
 
 #[derive(Debug)]
@@ -185,6 +189,9 @@ impl Books {
     /// The sandbox is known from now on. Its leases have been taken.
     pub(crate) fn put(&mut self, container: ContainerId, held: Held) {
         self.generation += 1;
+        for port in &held.record.ports {
+            self.published.entry((port.protocol, port.host_port)).or_default().push(port.host_ip);
+        }
         self.sandboxes.insert(container, held);
     }
 
@@ -192,6 +199,20 @@ impl Books {
     pub(crate) fn held_mut(&mut self, container: &ContainerId) -> Option<&mut Held> {
         self.generation += 1;
         self.sandboxes.get_mut(container)
+    }
+
+    /// The sandbox has these ports from now on.
+    pub(crate) fn publish(&mut self, container: &ContainerId, reserved: Vec<Reservation>) {
+        let Some(held) = self.sandboxes.get_mut(container) else { return };
+        for Reservation { ports, sockets } in reserved {
+            // Where one family is reached at the container's own address, the other's port is what they keep.
+            let kept = ports.iter().find(|port| port.host_port != 0);
+            held.sockets.extend(kept.map(|port| (port.clone(), sockets)));
+            for port in &ports {
+                self.published.entry((port.protocol, port.host_port)).or_default().push(port.host_ip);
+            }
+            held.record.ports.extend(ports);
+        }
     }
 
     /// The sockets that keep a sandbox's ports.
@@ -205,6 +226,17 @@ impl Books {
         let held = self.sandboxes.remove(container)?;
         for endpoint in &held.record.endpoints {
             self.give_back_all(endpoint);
+        }
+        for port in &held.record.ports {
+            let Entry::Occupied(mut on) = self.published.entry((port.protocol, port.host_port)) else {
+                continue;
+            };
+            if let Some(at) = on.get().iter().position(|ip| *ip == port.host_ip) {
+                on.get_mut().swap_remove(at);
+            }
+            if on.get().is_empty() {
+                on.remove();
+            }
         }
         Some(held)
     }
@@ -234,10 +266,8 @@ impl Books {
 
     /// Whether a container publishes this.
     pub(crate) fn is_published(&self, protocol: Protocol, ip: IpAddr, port: u16) -> bool {
-        self.sandboxes
-            .values()
-            .flat_map(|h| &h.record.ports)
-            .any(|p| p.protocol == protocol && p.host_port == port && ports::overlaps(p.host_ip, ip))
+        let on = self.published.get(&(protocol, port));
+        on.is_some_and(|on| on.iter().any(|there| ports::overlaps(*there, ip)))
     }
 
     /// Whether one of our links has this name.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use berth_domain::step::reached;
 use berth_domain::{ContainerId, Error, Result};
+use rustix::io::Errno;
 
 use crate::changing::Change;
 use crate::endpoint::{assign_gateways, check_request};
@@ -115,7 +116,7 @@ impl Worker {
             served
         });
         if joined.is_err() {
-            self.unplug(endpoint, netns, true);
+            let _whether = self.unplug(endpoint, netns, true);
         }
         joined
     }
@@ -190,43 +191,45 @@ impl Worker {
             tracing::warn!(container = %container, error = %error.chain(), "a container that leaves a network has no other way out");
         }
         reached("connect.routed");
-        self.books().give_back_all(&endpoint);
-        reached("disconnect.left");
-        self.unplug(&endpoint, netns, false);
+        let unplugged = self.unplug(&endpoint, netns, false);
         reached("disconnect.unplugged");
+        if unplugged {
+            self.books().give_back_all(&endpoint);
+        }
+        reached("disconnect.left");
         let after = self.books().sandbox(container).cloned();
         after.ok_or_else(|| Error::internal("the sandbox went away"))
     }
 
-    /// Removes an endpoint's links, in the background: the kernel takes its time. One that is to be `fresh` may not be there, and
-    /// another of the container's own in its stead.
-    fn unplug(&mut self, endpoint: &EndpointRecord, netns: &OwnedFd, fresh: bool) {
-        let inside = endpoint.link.is_none();
-        let (name, opened) = match (&endpoint.link, &endpoint.interface) {
-            (Some(link), _) => (link.clone(), Routes::open().map_err(|e| e.to_string())),
-            (None, Some(inside)) => {
-                (inside.clone(), netns::routes_inside(netns.as_fd()).map_err(|e| e.chain()))
-            }
-            (None, None) => return,
+    /// Removes an endpoint's links; whether they are gone. It is waited for: until then the address is in use, and the name in the
+    /// container is taken. A link that is to be `fresh` may not be there, and another of the container's own in its stead.
+    fn unplug(&mut self, endpoint: &EndpointRecord, netns: &OwnedFd, fresh: bool) -> bool {
+        let removed = match (&endpoint.link, &endpoint.interface) {
+            (Some(link), _) => remove_link(&mut self.routes, link, |_| true),
+            (None, Some(inside)) => netns::routes_inside(netns.as_fd()).and_then(|mut routes| {
+                let ours = |link: &Link| link.kind == "macvlan" && (!fresh || link.mac == endpoint.mac);
+                remove_link(&mut routes, inside, ours)
+            }),
+            (None, None) => Ok(()),
         };
-        let mut routes = match opened {
-            Ok(routes) => routes,
-            Err(error) => return tracing::warn!(link = %name, %error, "removing a link"),
-        };
-        let mac = endpoint.mac;
-        let body = move || {
-            let ours = |link: &Link| !inside || (link.kind == "macvlan" && (!fresh || link.mac == mac));
-            let removed = routes.link(&name).and_then(|link| match link {
-                Some(link) if ours(&link) => routes.delete(link.index),
-                _ => Ok(()),
-            });
-            if let Err(error) = removed {
-                tracing::warn!(link = %name, %error, "removing a link");
-            }
-        };
-        if let Err(error) = std::thread::Builder::new().name("unplug".into()).spawn(body) {
-            tracing::warn!(%error, "starting a thread that removes a link");
+        if let Err(error) = &removed {
+            let network = &endpoint.network_name;
+            tracing::error!(%network, error = %error.chain(), "a link is left, and keeps its address until the next start of the daemon");
         }
+        removed.is_ok()
+    }
+}
+
+fn remove_link(routes: &mut Routes, name: &str, ours: impl FnOnce(&Link) -> bool) -> Result<()> {
+    let removed = routes.link(name).and_then(|link| match link {
+        Some(link) if ours(&link) => routes.delete(link.index),
+        _ => Ok(()),
+    });
+    match removed {
+        Err(refused) if !refused.is(Errno::NODEV) => {
+            Err(Error::internal(format!("removing link {name}")).because(refused))
+        }
+        _ => Ok(()),
     }
 }
 

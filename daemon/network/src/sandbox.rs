@@ -18,7 +18,7 @@ use crate::netns::Namespace;
 use crate::networks::Sandbox;
 use crate::nft::Forward;
 use crate::pool::Dressed;
-use crate::ports::{PortTaken, Reservation, Way, Ways, held_name};
+use crate::ports::{PortTaken, Way, Ways, held_name};
 use crate::worker::Worker;
 use crate::{
     Driver, EndpointRecord, EndpointRequest, GatewayMode, Mode, NetworkRecord, PortRequest, SandboxRecord,
@@ -260,12 +260,7 @@ impl Worker {
                 e => Error::internal(doing).because(e),
             }
         })?;
-        for Reservation { ports, sockets } in reserved {
-            // Where one family is reached at the container's own address, the other's port is what they keep.
-            let kept = ports.iter().find(|port| port.host_port != 0);
-            held.sockets.extend(kept.map(|port| (port.clone(), sockets)));
-            held.record.ports.extend(ports);
-        }
+        books.publish(container, reserved);
         reached("sandbox.ports-reserved");
         Ok(())
     }

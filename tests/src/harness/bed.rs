@@ -439,7 +439,12 @@ impl Bed {
     /// The elements of the maps that published ports are in, one string a map that has any.
     #[must_use]
     pub fn published_ports(&self) -> Vec<String> {
-        let ruleset = self.netns.run(|| Output::of(Command::new("nft").args(["list", "ruleset"]))).ok();
+        let listed = self.netns.run(|| Output::of(Command::new("nft").args(["list", "ruleset"])));
+        if listed.stderr.contains("Protocol not supported") {
+            // A kernel without nftables.
+            return Vec::new();
+        }
+        let ruleset = listed.ok();
         ruleset
             .split("\tmap ports")
             .skip(1)

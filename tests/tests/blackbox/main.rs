@@ -35,6 +35,8 @@ mod logs;
 mod many;
 mod network;
 mod network_crash;
+mod network_dns;
+mod network_kernels;
 mod network_scale;
 mod network_world;
 mod networks;

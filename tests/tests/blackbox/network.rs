@@ -131,6 +131,38 @@ fn a_taken_port_leaves_the_container_created() {
     bed.finish();
 }
 
+#[test]
+fn the_sandboxs_key_leads_into_the_container() {
+    let bed = bed();
+    bed.docker(&["run", "-d", "--name", "kk", "busybox", "sleep", "1000"]).ok();
+    let setting =
+        |name: &str| bed.docker(&["inspect", "-f", &format!("{{{{.NetworkSettings.{name}}}}}"), "kk"]).ok();
+    let (key, id, address) = (setting("SandboxKey"), setting("SandboxID"), address_of(&bed, "kk"));
+    assert!(key.starts_with('/'), "{key}");
+    assert!(id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
+    // The reference's is a path in its own mount namespace.
+    if bed.is_ours() {
+        let script = format!("nsenter --net={key} ip -o -4 addr show eth0");
+        assert!(bed.netns.sh(&script).contains(&address), "{key}");
+        // The way of those who want names: ip looks for them in one place.
+        let name = format!("berth-test-{}", &id[..12]);
+        let link = std::path::Path::new("/run/netns").join(&name);
+        std::fs::create_dir_all("/run/netns").unwrap();
+        std::os::unix::fs::symlink(&key, &link).unwrap();
+        let said = Output::of(Command::new("ip").args(["-n", &name, "-o", "-4", "addr", "show", "eth0"]));
+        std::fs::remove_file(&link).unwrap();
+        assert!(said.clone().ok().contains(&address), "{said:?}");
+    }
+    bed.docker(&["run", "-d", "--name", "guest", "--network", "container:kk", "busybox", "sleep", "1000"])
+        .ok();
+    let guest = bed.docker(&["inspect", "-f", "{{json .NetworkSettings.SandboxKey}}", "guest"]).ok();
+    assert_eq!(guest, "\"\"", "it is another's");
+    bed.docker(&["rm", "-f", "guest"]).ok();
+    bed.docker(&["stop", "-t", "0", "kk"]).ok();
+    assert_eq!((setting("SandboxKey"), setting("SandboxID")), (String::new(), String::new()));
+    bed.finish();
+}
+
 /// The bed's host gets a neighbour on a network of their own: 10.9.0.1 is the host, 10.9.0.2 the neighbour.
 fn neighbour(bed: &Bed) -> NetNs {
     let outside = NetNs::new();

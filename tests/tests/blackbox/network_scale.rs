@@ -53,8 +53,10 @@ fn a_thousand_containers_with_ten_thousand_ports() {
     let mut start = |network: &str| {
         let bindings: Vec<String> =
             (0..EACH).map(|k| format!("\"{}/tcp\":[{{\"HostPort\":\"{}\"}}]", 100 + k, next + k)).collect();
+        let exposed: Vec<String> = (0..EACH).map(|k| format!("\"{}/tcp\":{{}}", 100 + k)).collect();
+        let exposed = exposed.join(",");
         let body = format!(
-            "{{\"Image\":\"busybox\",\"Cmd\":[\"sleep\",\"100000\"],\"HostConfig\":{{\"NetworkMode\":\"{network}\",\"PortBindings\":{{{}}}}}}}",
+            "{{\"Image\":\"busybox\",\"Cmd\":[\"sleep\",\"100000\"],\"ExposedPorts\":{{{exposed}}},\"HostConfig\":{{\"NetworkMode\":\"{network}\",\"PortBindings\":{{{}}}}}}}",
             bindings.join(",")
         );
         let made = bed.api("POST", &format!("/containers/create?name=c{next}"), &body);

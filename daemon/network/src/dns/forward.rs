@@ -94,7 +94,8 @@ async fn by_udp(ask: &Ask, to: SocketAddr, scope: Scope) -> io::Result<Vec<u8>> 
     let (id, query) = renumbered(ask)?;
     let socket = UdpSocket::from_std(socket(to, SocketType::DGRAM, scope).await?.into())?;
     socket.send(&query).await?;
-    let mut buffer = vec![0; usize::from(u16::MAX)];
+    // What is longer than the asker takes is cut all the same.
+    let mut buffer = vec![0; ask.limit + 1];
     loop {
         let length = socket.recv(&mut buffer).await?;
         if message::answers(ask, id, &buffer[..length]) {

@@ -179,21 +179,12 @@ fn bare(header: &[u8; HEADER], code: u8) -> Vec<u8> {
     answer
 }
 
-/// SERVFAIL: we could not find out.
+/// SERVFAIL: we could not find out, or it is not for this asker to know.
 pub(crate) fn failure(query: &[u8], end: usize) -> Vec<u8> {
-    with_question(query, end, 2)
-}
-
-/// REFUSED: it is not for this asker to know.
-pub(crate) fn refusal(query: &[u8], end: usize) -> Vec<u8> {
-    with_question(query, end, 5)
-}
-
-fn with_question(query: &[u8], end: usize, code: u8) -> Vec<u8> {
     let mut answer = query.get(..end).unwrap_or(query).to_vec();
     if answer.len() >= HEADER {
         answer[2] = 0x80 | (answer[2] & 0x79);
-        answer[3] = 0x80 | code;
+        answer[3] = 0x80 | 2;
         answer[4..HEADER].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
     }
     answer

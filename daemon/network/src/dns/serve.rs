@@ -133,7 +133,7 @@ impl Serving {
     }
 
     async fn forward(&self, ask: &Ask, tcp: bool) -> Vec<u8> {
-        let Some(servers) = self.asker.servers() else { return message::refusal(&ask.query, ask.end) };
+        let Some(servers) = self.asker.servers() else { return message::failure(&ask.query, ask.end) };
         // Held while it waits for the answer; one that is not to be had means that the host's servers do not keep up.
         match self.forwards.try_acquire() {
             Ok(_permit) => {

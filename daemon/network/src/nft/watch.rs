@@ -11,6 +11,7 @@ use std::time::Duration;
 use berth_domain::{Error, Result};
 use netlink_sys::{Socket, SocketAddr};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::encode::Kind;
@@ -56,7 +57,11 @@ fn listen(
 ) -> io::Result<()> {
     loop {
         let mut ready = [PollFd::new(socket, PollFlags::IN), PollFd::new(end, PollFlags::IN)];
-        poll(&mut ready, None)?;
+        match poll(&mut ready, None) {
+            // A signal that was somebody else's.
+            Err(Errno::INTR) => continue,
+            polled => polled?,
+        };
         if !ready[1].revents().is_empty() {
             return Ok(());
         }
@@ -66,8 +71,10 @@ fn listen(
             }
             let rest = Timespec::try_from(REST).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
             let mut ready = [PollFd::new(end, PollFlags::IN)];
-            if poll(&mut ready, Some(&rest))? > 0 {
-                return Ok(());
+            match poll(&mut ready, Some(&rest)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -86,7 +93,7 @@ fn drain(socket: &Socket, table: &str, own: u32) -> io::Result<bool> {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(suspicious),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             // More was said than could be kept.
-            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error()) => suspicious = true,
+            Err(e) if e.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => suspicious = true,
             Err(e) => return Err(e),
         }
     }

@@ -18,6 +18,37 @@ fn way_out(container: &Container, family: &str) -> String {
 }
 
 #[test]
+fn joined_and_left_in_quick_succession() {
+    use std::os::fd::AsFd as _;
+    let lab = Lab::new();
+    // One address for a container in each, so that it is free again or it is not.
+    for (name, subnet) in [("aa", "10.7.0.0/30"), ("bb", "10.8.0.0/30")] {
+        lab.network(name, |n| {
+            n.ranges = vec![AddressRange {
+                subnet: subnet.parse().unwrap(),
+                range: None,
+                gateway: None,
+                reserved: std::collections::BTreeMap::new(),
+                chosen_by_user: true,
+                gateway_chosen_by_user: false,
+            }];
+        })
+        .unwrap();
+    }
+    let container = lab.container(&[]);
+    let netns = container.ns.0.as_fd();
+    for _ in 0..10 {
+        for name in ["aa", "bb"] {
+            let joined = wait(lab.networks.sandbox_connect(&container.id, netns, EndpointRequest::on(name)));
+            joined.unwrap_or_else(|e| panic!("{}", e.chain()));
+            assert!(container.ns.sh("ip -o link").contains("eth1"));
+            wait(lab.networks.sandbox_disconnect(&container.id, netns, name)).unwrap();
+            assert!(!container.ns.sh("ip -o link").contains("eth1"), "it has left when that is said");
+        }
+    }
+}
+
+#[test]
 fn the_highest_priority_leads_out() {
     let lab = Lab::new();
     for name in ["aa", "bb"] {
