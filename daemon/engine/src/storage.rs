@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `--storage-opt size=`: how much a container may write, as a project quota on its directories.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use berth_api::types::container_create::HostConfig;
 use berth_domain::{Error, Result};
@@ -40,10 +40,49 @@ pub(crate) fn bound(paths: &Paths, size: u64) -> Result<()> {
         .map_err(|error| Error::io("setting the quota of", &paths.work, error))
 }
 
+/// For a container that has used up its room, a little more of it while this is there: mounting an overlay makes a directory,
+/// and where that fails (on xfs root's writes count, too) the kernel mounts it read-only and says so nowhere but in its log.
+#[derive(Debug)]
+pub(crate) struct Room {
+    directory: PathBuf,
+    project: u32,
+    size: u64,
+}
+
+/// What making a directory may ask for, for a moment.
+const LENT: u64 = 4 << 20;
+/// What the container may have beyond its bound in all, for it could write in that moment and be started again and again.
+const LENT_MAX: u64 = 64 << 20;
+
+impl Room {
+    /// Lends it, if the container has a bound.
+    pub(crate) fn lend(host: &HostConfig, paths: &Paths) -> Option<Self> {
+        let size = size(host).ok().flatten()?;
+        let directory = paths.dir.clone();
+        let project = project_of(&directory)?;
+        let lent = quota::usage(&directory, project).and_then(|(used, _)| {
+            let most = used.max(size).saturating_add(LENT).min(size.saturating_add(LENT_MAX));
+            quota::limit(&directory, project, most)
+        });
+        if let Err(error) = lent {
+            tracing::warn!(path = %directory.display(), %error, "making room for a mount");
+        }
+        Some(Self { directory, project, size })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if let Err(error) = quota::limit(&self.directory, self.project, self.size) {
+            tracing::error!(path = %self.directory.display(), %error, "a container's quota");
+        }
+    }
+}
+
 /// Forgets the bound of a container whose directory this was, once its files are gone.
-pub(crate) fn lift(containers: &Path, project: Option<u32>) {
+pub(crate) fn lift(beside: &Path, project: Option<u32>) {
     let Some(project) = project else { return };
-    if let Err(error) = quota::limit(containers, project, 0) {
+    if let Err(error) = quota::limit(beside, project, 0) {
         tracing::warn!(project, %error, "lifting a container's quota");
     }
 }

@@ -121,13 +121,20 @@ pub(crate) fn unmount(path: &Path) {
 /// Removes a directory and all in it.
 pub(crate) async fn remove_dir(path: PathBuf) {
     let shown = path.display().to_string();
-    let work = move || {
-        berth_volume::clear_places(&path);
-        in_root::remove_path(&path)
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(path = shown, %error, "removing a directory"),
-        Err(error) => tracing::error!(path = shown, %error, "removing a directory"),
+    if let Err(error) = tokio::task::spawn_blocking(move || discard(&path)).await {
+        tracing::error!(path = shown, %error, "removing a directory");
+    }
+}
+
+/// The same; blocks. A container's bound goes with its directory, in whichever way that goes.
+pub(crate) fn discard(path: &Path) {
+    berth_volume::clear_places(path);
+    let project = crate::storage::project_of(path);
+    if let Err(error) = in_root::remove_path(path) {
+        tracing::warn!(path = %path.display(), %error, "removing a directory");
+        return;
+    }
+    if let Some(parent) = path.parent() {
+        crate::storage::lift(parent, project);
     }
 }

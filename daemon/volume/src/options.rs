@@ -147,6 +147,11 @@ fn filesystem(kind: &str, device: &str, options: &str) -> Result<Filesystem> {
 pub(crate) fn resolved(mut filesystem: Filesystem) -> Result<Filesystem> {
     let Source::New { kind, device, data } = &mut filesystem.source else { return Ok(filesystem) };
     let nfs = matches!(&**kind, "nfs" | "nfs4");
+    // mount(2) takes the version from the type's name; the newer calls take it for 3, whatever the type.
+    let versions = ["vers", "nfsvers", "v4", "v4.0", "v4.1", "v4.2"];
+    if kind == "nfs4" && !data.iter().any(|(key, _)| versions.contains(&&**key)) {
+        data.push(("vers".to_owned(), Some("4".to_owned())));
+    }
     if !nfs && !matches!(&**kind, "cifs" | "smb3") {
         return Ok(filesystem);
     }
@@ -241,6 +246,19 @@ mod tests {
         };
         assert_eq!(data(&[("type", "nfs"), ("o", "addr=10.0.0.1,rw"), ("device", ":/x")]), "10.0.0.1");
         assert_eq!(data(&[("type", "nfs4"), ("device", "127.0.0.1:/x")]), "127.0.0.1");
+        let version = |o: &str| {
+            let asked =
+                check(&[("type", "nfs4"), ("o", o), ("device", "127.0.0.1:/x")]).unwrap().mount.unwrap();
+            let Source::New { data, .. } = resolved(asked).unwrap().source else { panic!("a bind") };
+            data.into_iter()
+                .filter(|(key, _)| key == "vers" || key.starts_with('v'))
+                .map(|(_, v)| v)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (version("rw"), version("vers=4.2"), version("v4.1")),
+            (vec![Some("4".into())], vec![Some("4.2".into())], vec![None])
+        );
         assert_eq!(data(&[("type", "cifs"), ("o", "username=u"), ("device", "//127.0.0.2/s")]), "127.0.0.2");
         let nobody = check(&[("type", "nfs"), ("device", ":/x")]).unwrap().mount.unwrap();
         assert!(resolved(nobody).unwrap_err().to_string().contains("addr=server"));

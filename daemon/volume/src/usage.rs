@@ -60,3 +60,23 @@ fn accounted(volume: &Volume) -> Option<u64> {
     let directory: &Path = &volume.mountpoint;
     berth_sys::quota::usage(directory, volume.project?).ok().map(|(bytes, _)| bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn what_was_measured_is_told_again_for_as_long_as_it_took() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = Volumes::open(&dir.path().join("volumes")).unwrap();
+        let volume = volumes.create(Some("walked"), "local", None, None).unwrap();
+        std::fs::write(volume.mountpoint.join("f"), "12345").unwrap();
+        assert_eq!(volumes.size("walked").unwrap(), Some(5));
+        // A walk of a minute is not repeated for an hour's quarter; one of no time is as good as none.
+        volumes.set_measured("walked", Measured::new(99, Duration::from_secs(60)));
+        assert_eq!(volumes.size("walked").unwrap(), Some(99));
+        volumes.set_measured("walked", Measured::new(99, Duration::ZERO));
+        assert_eq!(volumes.size("walked").unwrap(), Some(5));
+    }
+}

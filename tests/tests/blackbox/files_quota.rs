@@ -97,6 +97,12 @@ fn keep_to_quotas(kind: &str) {
         "{}",
         again.stdout
     );
+    // Files are taken out of a full container all the same, and one that is replaced by a smaller one goes in.
+    let here = bed.path().join("small");
+    fs::write(&here, "small").unwrap();
+    bed.docker(&["cp", "small:/etc/group", bed.path().join("group").to_str().unwrap()]).ok();
+    bed.docker(&["cp", here.to_str().unwrap(), "small:/f"]).ok();
+    bed.docker(&["cp", here.to_str().unwrap(), "small:/g"]).ok();
     // Copied up from the image, moved and linked within: one project.
     bed.docker(&[
         "run",

@@ -249,9 +249,7 @@ impl Engine {
             let dir = now.paths.dir.clone();
             let made = engine.make_all(now, plans);
             if made.is_err() {
-                if let Err(error) = berth_sys::in_root::remove_path(&dir) {
-                    tracing::error!(dir = %dir.display(), %error, "removing half a container");
-                }
+                crate::undo::discard(&dir);
             }
             made
         })

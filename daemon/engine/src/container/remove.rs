@@ -204,9 +204,7 @@ async fn clear(
                     tracing::error!(%error, "waiting for a shim's end");
                 }
             }
-            let project = crate::storage::project_of(&aside);
             undo::remove_dir(aside).await;
-            crate::storage::lift(&collector.containers_dir(), project);
             collector.collect_images().await;
         });
     }

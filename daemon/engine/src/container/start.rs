@@ -239,8 +239,10 @@ impl Flight {
         // A log server's name may have to be looked up.
         let log = self.asked.log.for_shim(&self.now, &self.engine.config.journal_socket);
         let log = cancel.race(log).await.ok_or_else(|| cancelled(&self.id))??;
+        let room = crate::storage::Room::lend(&self.now.host_config, &paths);
         let (launch, fds) = self.launch(&lower, log, &sandbox, seccomp.as_ref(), &guests);
         let launched = cancel.race(shim.launch(launch, fds)).await.ok_or_else(|| cancelled(&self.id))?;
+        drop(room);
         mark(&self.id, "start", "launch");
         // The launcher has its own clones of them.
         if sources.has_mounts() {

@@ -96,6 +96,10 @@ impl Engine {
         };
         let binds = if purpose == Purpose::OwnFiles { Vec::new() } else { self.binds(now, held)? };
         let read_only = purpose == Purpose::Write && now.host_config.readonly_rootfs;
+        let _room = match purpose {
+            Purpose::Write => crate::storage::Room::lend(&now.host_config, &now.paths),
+            Purpose::Read | Purpose::OwnFiles => None,
+        };
         view::assemble(lower, upper, binds, read_only)
             .map_err(|error| Error::internal("mounting the container's files").because(error))
     }
