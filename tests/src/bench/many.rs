@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::engines::{Client, Kind, Seat};
 use super::row::{Aim, Each, Figure, Row, Seats, Work, ms};
+use super::start::Floor;
 use super::usage;
 
 /// Requests under way at a time.
@@ -55,6 +56,14 @@ pub fn rows() -> Vec<Row> {
             .cold()
             .long()
             .work(|_| Box::new(Each(thousand))),
+        Row::new("many", "1,000 starts, one after the other", Seats::BerthAndFloor)
+            .figure(Figure::less("the first 50", "ms"))
+            .figure(Figure::less("the last 50", "ms"))
+            .figure(Figure::less("the last 50 to the first 50", "times"))
+            .rounds(1)
+            .cold()
+            .long()
+            .work(|_| Box::new(Each(in_turn))),
     ]
 }
 
@@ -138,14 +147,39 @@ fn hundred(seat: &Seat) -> Vec<f64> {
     vec![count / crowd.seconds, (all - idle) / count, daemons, idle_cpu, ended]
 }
 
+fn middle(times: &[f64]) -> f64 {
+    let mut times = times.to_vec();
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// How much dearer a start is for the 950 before it, which the kernel alone has its share in.
+fn in_turn(seat: &Seat) -> Vec<f64> {
+    const COUNT: usize = 1000;
+    let times: Vec<f64> = if seat.engine.kind == Kind::Floor {
+        let mut floor = Floor::start(seat, "kept");
+        let times = (0..COUNT).map(|_| floor.round(seat)[0]).collect();
+        floor.end(seat);
+        times
+    } else {
+        let mut api = seat.api();
+        let mut ids = Vec::new();
+        let mut start = || {
+            let id = api.create(&sleeper("bridge"));
+            api.ok("POST", &format!("/containers/{id}/start"), None);
+            ids.push(id);
+        };
+        let times = (0..COUNT).map(|_| ms(&mut start)).collect();
+        each(COUNT, |at| seat.api().remove(&ids[at]));
+        times
+    };
+    let (first, last) = (middle(&times[..50]), middle(&times[COUNT - 50..]));
+    vec![first, last, last / first]
+}
+
 fn thousand(seat: &Seat) -> Vec<f64> {
     const COUNT: usize = 1000;
     let crowd = start_many(seat, COUNT);
-    let middle = |times: &[f64]| {
-        let mut times = times.to_vec();
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    };
     let ratio = middle(&crowd.times[COUNT - 50..]) / middle(&crowd.times[..50]);
     let mut api = seat.api();
     let mut lists: Vec<f64> = (0..9).map(|_| ms(|| drop(api.ok("GET", "/containers/json", None)))).collect();

@@ -74,6 +74,8 @@ pub enum Seats {
     ApiWithoutPodman,
     /// Berth alone, through its API.
     BerthOnly,
+    /// The same beside the floor program.
+    BerthAndFloor,
 }
 
 impl Seats {
@@ -85,10 +87,10 @@ impl Seats {
                 (Self::Clis, Kind::Berth) => &[Client::Docker, Client::Berth],
                 (Self::Clis, Kind::Podman) => &[Client::Docker, Client::Podman],
                 (Self::Clis, Kind::Docker) => &[Client::Docker],
-                (Self::ApiAndFloor(_), Kind::Floor) => &[Client::Direct],
+                (Self::ApiAndFloor(_) | Self::BerthAndFloor, Kind::Floor) => &[Client::Direct],
                 (_, Kind::Floor)
                 | (Self::ApiWithoutPodman, Kind::Podman)
-                | (Self::BerthOnly, Kind::Docker | Kind::Podman) => &[],
+                | (Self::BerthOnly | Self::BerthAndFloor, Kind::Docker | Kind::Podman) => &[],
                 (_, Kind::Berth | Kind::Docker | Kind::Podman) => &[Client::Api],
             };
             seats.extend(clients.iter().map(|client| Seat { engine: engine.clone(), client: *client }));

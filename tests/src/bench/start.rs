@@ -86,7 +86,7 @@ fn one_life(api: &mut Api, body: &Value) {
 }
 
 /// The floor program, which does one container a line and says how many microseconds it took.
-struct Floor {
+pub(super) struct Floor {
     child: Child,
     /// None when no more is asked of it.
     asks: Option<ChildStdin>,
@@ -94,7 +94,7 @@ struct Floor {
 }
 
 impl Floor {
-    fn start(seat: &Seat, how: &str) -> Self {
+    pub(super) fn start(seat: &Seat, how: &str) -> Self {
         let mut command = seat.floor(&[how]);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the floor program");

@@ -12,7 +12,7 @@ use rustix::mount::{
     OpenTreeFlags, UnmountFlags,
 };
 
-use super::{Network, Plan, link, open_path};
+use super::{Life, Network, Plan, link, open_path};
 
 /// The capabilities that Docker leaves: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap,
 /// net_bind_service, net_raw, sys_chroot, mknod, audit_write, setfcap.
@@ -49,8 +49,12 @@ pub(crate) fn run(plan: &Plan, ready: &OwnedFd) -> ! {
     // SAFETY: no argument is a pointer.
     unsafe { libc::close_range(3, u32::MAX, 4) };
     limit(plan);
-    let program = c"/bin/true";
-    let (argv, envp) = ([program.as_ptr(), std::ptr::null()], [c"PATH=/bin".as_ptr(), std::ptr::null()]);
+    let (program, argument) = match plan.life {
+        Life::Brief => (c"/bin/true", std::ptr::null()),
+        Life::Kept => (c"/bin/sleep", c"100000".as_ptr()),
+    };
+    let argv = [program.as_ptr(), argument, std::ptr::null()];
+    let envp = [c"PATH=/bin".as_ptr(), std::ptr::null()];
     // SAFETY: both arrays end with null and live through the call.
     unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     panic!("execve: {}", io::Error::last_os_error());

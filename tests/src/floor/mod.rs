@@ -46,7 +46,17 @@ pub(crate) struct Plan {
     /// v1 controllers, each a mount in the container; empty on v2.
     pub(crate) controllers: Vec<String>,
     pub(crate) network: Network,
+    pub(crate) life: Life,
     pub(crate) filter: Vec<libc::sock_filter>,
+}
+
+/// How long a container lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It ends at once, and the time is until its exit has been collected.
+    Brief,
+    /// It stays until standard input ends, and the time is until its program runs.
+    Kept,
 }
 
 /// Does one container for each line on standard input, and answers its microseconds.
@@ -54,17 +64,25 @@ pub(crate) struct Plan {
 /// # Panics
 ///
 /// When any step fails: there is nothing to fall back to.
-pub fn serve(data: &Path, busybox: &Path, network: Network) {
-    let floor = Floor::prepare(data, busybox, network);
+pub fn serve(data: &Path, busybox: &Path, network: Network, life: Life) {
+    let floor = Floor::prepare(data, busybox, network, life);
+    let mut kept = Vec::new();
     for (number, line) in io::stdin().lock().lines().enumerate() {
         line.expect("standard input");
         let begun = Instant::now();
         let made = floor.one(number);
         let took = begun.elapsed();
-        made.clear();
+        match life {
+            Life::Brief => made.clear(),
+            Life::Kept => kept.push(made),
+        }
         println!("{}", took.as_micros());
         io::stdout().flush().expect("standard output");
     }
+    for made in &kept {
+        made.kill();
+    }
+    kept.into_iter().for_each(Made::clear);
 }
 
 struct Floor {
@@ -74,23 +92,27 @@ struct Floor {
     controllers: Vec<String>,
     unified: bool,
     network: Network,
+    life: Life,
     filter: Vec<libc::sock_filter>,
 }
 
 /// What one container leaves.
 struct Made {
+    pid: i32,
     dir: PathBuf,
     groups: Vec<PathBuf>,
 }
 
 impl Floor {
-    fn prepare(data: &Path, busybox: &Path, network: Network) -> Self {
+    fn prepare(data: &Path, busybox: &Path, network: Network, life: Life) -> Self {
         let top = data.join("floor");
         let lower = top.join("lower");
         for dir in ["bin", "proc", "sys", "dev", "etc", "tmp", "old"] {
             fs::create_dir_all(lower.join(dir)).expect("the image's directories");
         }
-        fs::copy(busybox, lower.join("bin/true")).expect("the image's program");
+        for name in ["true", "sleep"] {
+            fs::copy(busybox, lower.join("bin").join(name)).expect("the image's program");
+        }
         for name in ["hosts", "hostname", "resolv.conf"] {
             fs::write(lower.join("etc").join(name), "").expect("the image's mount points");
         }
@@ -107,7 +129,7 @@ impl Floor {
             fs::create_dir(group).expect("a parent cgroup");
             inherit_cpus(group);
         }
-        Self { lower, containers, hierarchies, controllers, unified, network, filter: filter() }
+        Self { lower, containers, hierarchies, controllers, unified, network, life, filter: filter() }
     }
 
     fn one(&self, number: usize) -> Made {
@@ -153,24 +175,31 @@ impl Floor {
             tasks,
             controllers: self.controllers.clone(),
             network: self.network,
+            life: self.life,
             filter: self.filter.clone(),
         };
         // The child goes on when it can read that its link is there.
         let (ready, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
+        // The child's end of this one closes when its program runs.
+        let (gone, running) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
         let pid = clone3(into.as_ref());
         if pid == 0 {
-            drop(tell);
+            drop((tell, gone));
             child::run(&plan, &ready);
         }
         if self.network == Network::Bridge {
             link::make_veth(u32::try_from(number).unwrap_or(0), u32::try_from(pid).unwrap_or(0));
         }
         rustix::io::write(&tell, b"!").expect("telling the child");
-        let mut status = 0;
-        // SAFETY: `status` lives through the call.
-        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid, "waitpid");
-        assert_eq!(status, 0, "the container failed");
-        Made { dir, groups }
+        match self.life {
+            Life::Brief => assert_eq!(collect(pid, 0), (pid, 0), "the container failed"),
+            Life::Kept => {
+                drop(running);
+                assert_eq!(rustix::io::read(&gone, &mut [0; 1]).expect("waiting for the program"), 0);
+                assert_eq!(collect(pid, libc::WNOHANG), (0, 0), "the container failed");
+            }
+        }
+        Made { pid, dir, groups }
     }
 }
 
@@ -182,7 +211,23 @@ impl Drop for Floor {
     }
 }
 
+/// Which process has ended, and how.
+fn collect(pid: i32, flags: i32) -> (i32, i32) {
+    let mut status = 0;
+    // SAFETY: `status` lives through the call.
+    let ended = unsafe { libc::waitpid(pid, &raw mut status, flags) };
+    assert!(ended >= 0, "waitpid: {}", io::Error::last_os_error());
+    (ended, status)
+}
+
 impl Made {
+    /// Ends a container that stays.
+    fn kill(&self) {
+        // SAFETY: plain system call; the process is a child that has not been collected.
+        assert_eq!(unsafe { libc::kill(self.pid, libc::SIGKILL) }, 0, "kill");
+        collect(self.pid, 0);
+    }
+
     fn clear(self) {
         for group in &self.groups {
             fs::remove_dir(group).expect("removing a cgroup");

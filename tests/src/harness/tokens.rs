@@ -159,7 +159,8 @@ impl TokenServer {
 
     /// A JSON web token for everything that is asked for.
     fn sign(&self, issue: &Issue, scopes: &[&str]) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs().cast_signed();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs();
+        let now = i64::try_from(now).expect("a time");
         let access: Vec<_> = scopes
             .iter()
             .flat_map(|scope| scope.split(' '))
