@@ -72,9 +72,11 @@ const VERBS: &[Verb] = verbs![
     "load" load "Load an image from a tar archive or STDIN"
     "logs" logs "Fetch the logs of a container"
     "port" port "List port mappings or a specific mapping for the container"
+    "push" push "Upload an image to a registry"
     "restart" restart "Restart one or more containers"
     "rm" rm "Remove one or more containers"
     "rmi" rmi "Remove one or more images"
+    "save" save "Save one or more images to a tar archive (streamed to STDOUT by default)"
     "start" start "Start one or more stopped containers"
     "stop" stop "Stop one or more running containers"
     "tag" tag "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE"
@@ -111,7 +113,7 @@ fn long_form(noun: &str, verb: &str) -> Option<&'static [&'static str]> {
             return SAME.iter().copied().find(|words| words[0] == verb);
         }
         ("image", verb) => {
-            const SAME: &[&[&str]] = &[&["pull"], &["import"], &["load"], &["tag"]];
+            const SAME: &[&[&str]] = &[&["pull"], &["push"], &["import"], &["load"], &["save"], &["tag"]];
             return SAME.iter().copied().find(|words| words[0] == verb);
         }
         _ => return None,

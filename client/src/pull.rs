@@ -41,7 +41,7 @@ impl Name {
     }
 
     /// `docker.io` where none is named.
-    fn registry(&self) -> &str {
+    pub(crate) fn registry(&self) -> &str {
         match self.repository.split_once('/') {
             Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => match first {
                 "index.docker.io" => "docker.io",

@@ -228,14 +228,57 @@ pub struct FirewallInfo {
     pub info: Option<Vec<[String; 2]>>,
 }
 
-/// `GET /system/df`, in the shape before 1.52 that newer versions still answer too.
+/// `GET /system/df`: the lists of before 1.52, and the sums that newer versions answer beside or instead of them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 #[allow(missing_docs)]
 pub struct DiskUsage {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_usage: Option<KindUsage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_usage: Option<KindUsage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_usage: Option<KindUsage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build_cache_usage: Option<KindUsage>,
+    #[serde(flatten)]
+    pub lists: Option<DiskUsageLists>,
+}
+
+/// What was told before 1.52.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+#[allow(missing_docs)]
+pub struct DiskUsageLists {
     pub layers_size: i64,
     pub images: Option<Vec<ImageSummary>>,
     pub containers: Option<Vec<ContainerSummary>>,
     pub volumes: Option<Vec<Volume>>,
     pub build_cache: Option<Vec<serde_json::Value>>,
+}
+
+/// How much room one kind of object takes, since 1.52. Numbers that are 0 are left out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct KindUsage {
+    /// How many are in use.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub active_count: i64,
+    /// The objects themselves, for who asks with `verbose`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub items: Option<serde_json::Value>,
+    /// Bytes that a prune of all that is not in use would free.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub reclaimable: i64,
+    /// How many there are.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub total_count: i64,
+    /// Bytes of all of them, each byte once.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub total_size: i64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature.
+fn is_zero(n: &i64) -> bool {
+    *n == 0
 }

@@ -82,7 +82,7 @@ pub(crate) async fn run(context: &Context, args: Args) -> Result<u8> {
 }
 
 /// `os/arch[/variant]` as the API wants it here.
-fn platform_json(text: &str) -> Result<String> {
+pub(super) fn platform_json(text: &str) -> Result<String> {
     let parts: Vec<&str> = text.split('/').collect();
     match parts.as_slice() {
         [os, arch] => Ok(serde_json::json!({"os": os, "architecture": arch}).to_string()),

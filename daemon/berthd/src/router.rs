@@ -15,8 +15,8 @@ use hyper::body::Incoming;
 use tracing::Instrument as _;
 
 use crate::api::{
-    attach, build, commit, containers, containers_files, distribution, exec, images, networks, plugins,
-    registry, search, swarm, system, system_check, volumes,
+    attach, build, commit, containers, containers_files, disk_usage, distribution, exec, images, networks,
+    plugins, registry, search, swarm, system, system_check, volumes,
 };
 use crate::app::App;
 use crate::http::{Answer, Call, RequestBody, Response, empty, error};
@@ -138,7 +138,7 @@ fn handler(operation: Operation) -> Option<Handler> {
         Operation::SystemVersion => to!(system::system_version),
         Operation::SystemPing | Operation::SystemPingHead => to!(system::system_ping),
         Operation::SystemEvents => to!(system::system_events),
-        Operation::SystemDataUsage => to!(system::system_data_usage),
+        Operation::SystemDataUsage => to!(disk_usage::system_data_usage),
         Operation::BerthSystemCheck => to!(system_check::berth_system_check),
 
         Operation::ContainerList => to!(containers::container_list),

@@ -43,6 +43,12 @@ pub(crate) fn lower(operation: Operation, version: ApiVersion, answer: &mut Valu
         Operation::SystemEvents => each(answer, event),
         Operation::SystemInfo => each(answer, info),
         Operation::SystemDataUsage => {
+            // 1.52 brought the sums.
+            if let Value::Object(usage) = &mut *answer {
+                for key in ["ImageUsage", "ContainerUsage", "VolumeUsage", "BuildCacheUsage"] {
+                    usage.remove(key);
+                }
+            }
             if let Some(images) = answer.get_mut("Images") {
                 each(images, image_summary);
             }

@@ -232,7 +232,7 @@ impl Task {
         self.tell.send_replace(Stage::Downloading { done });
         let mut told_at = Instant::now();
         let transfer = async {
-            let mut stream = source.blob(reference, &layer, done, auth).await?;
+            let mut stream = source.blob(reference, layer, done, auth).await?;
             while let Some(chunk) = stream.chunk().await? {
                 done += chunk.len() as u64;
                 if done > size {

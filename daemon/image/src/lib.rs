@@ -27,6 +27,7 @@ mod import;
 mod kept;
 mod layer;
 mod layout;
+mod listed;
 mod load;
 pub mod packed;
 mod parents;
@@ -51,6 +52,7 @@ pub use berth_registry::Auth;
 pub use check::{CheckReport, CheckRequest, Damage, RunningOn};
 pub use commit::{CommitRequest, Committed};
 pub use import::ImportRequest;
+pub use listed::{Listed, ListedKind};
 pub use push::PushRequest;
 pub use save::Archive;
 pub use types::{

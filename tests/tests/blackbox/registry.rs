@@ -6,6 +6,8 @@ use std::process::Command;
 use berth_tests::fixtures;
 use berth_tests::harness::{Bed, Output, Registry};
 
+use crate::with_each_cli;
+
 /// `u` with the password `secret`, as htpasswd's bcrypt has it.
 const USERS: &str = "u:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
 
@@ -218,4 +220,30 @@ fn save_and_load_back() {
     assert!(loaded.contains("Loaded image ID: sha256:"), "{loaded}");
     assert_eq!(bed.api("GET", "/images/get?names=nosuch", "").status, 404);
     bed.finish();
+}
+
+with_each_cli! {
+fn pushed_and_saved_by_either(bed, cli) {
+    let registry = Registry::start(bed, 5001, &bed.path().join("store"), None);
+    let there = format!("{}/a/busybox", registry.host);
+    bed.docker(&["pull", "busybox"]).ok();
+    bed.docker(&["tag", "busybox", &format!("{there}:latest")]).ok();
+    let pushed = bed.run(cli, &["push", &there]).ok();
+    assert!(pushed.starts_with("Using default tag: latest\nThe push refers to repository"), "{pushed}");
+    assert!(pushed.contains("latest: digest: sha256:"), "{pushed}");
+    let quiet = bed.run(cli, &["push", "-q", &format!("{there}:latest")]).ok();
+    assert_eq!(quiet.lines().next(), Some(format!("{there}:latest").as_str()));
+    assert!(bed.run(cli, &["push", &format!("{there}:nosuch")]).fails(1).contains("tag does not exist"));
+    let file = bed.path().join("saved.tar");
+    bed.run(cli, &["save", "-o", file.to_str().unwrap(), "busybox", &there]).ok();
+    let names: Vec<_> = std::fs::read_dir(bed.path()).unwrap().filter_map(|e| e.unwrap().file_name().into_string().ok()).collect();
+    assert!(!names.iter().any(|n| n.contains("saved.tar.") || n.starts_with(".tmp-")), "{names:?}");
+    bed.docker(&["rmi", "-f", "busybox", &there]).ok();
+    let loaded = bed.docker(&["load", "-i", file.to_str().unwrap()]).ok();
+    assert!(loaded.contains("Loaded image: busybox:latest") && loaded.contains(&format!("{there}:latest")), "{loaded}");
+    let missing = bed.run(cli, &["save", "-o", file.to_str().unwrap(), "nosuch"]).fails(1);
+    assert!(missing.contains("No such image") || missing.contains("reference does not exist"), "{missing}");
+    assert!(file.metadata().unwrap().len() > 0, "what was there stays");
+    drop(registry);
+}
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use berth_api::Filters;
-use berth_api::types::image::{ImageDeleted, ImagesPruned};
+use berth_api::types::image::{ImageDeleted, ImagesPruned, ManifestSummary};
 use berth_domain::{Digest, Error, EventKind, ImageId, Meaning, Platform, Reference, Result};
 use berth_engine::{ImageRemoveOptions, Removed};
 use berth_image::{Image, PullRequest};
@@ -72,14 +72,12 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Whether one of an image's names fits a `reference` filter: with its tag or without.
-fn named(image: &Image, pattern: &str) -> bool {
-    image.repo_tags.iter().chain(&image.repo_digests).any(|name| {
-        let bare = name
-            .split_once('@')
-            .map_or_else(|| name.rsplit_once(':').map_or(name.as_str(), |(bare, _)| bare), |(bare, _)| bare);
-        [name.as_str(), bare].iter().any(|n| glob(pattern.as_bytes(), n.as_bytes()))
-    })
+/// Whether a name fits a `reference` filter, if there is one: with its tag or digest, or without.
+fn fits(filters: &Filters, name: &str) -> bool {
+    let bare = name
+        .split_once('@')
+        .map_or_else(|| name.rsplit_once(':').map_or(name, |(bare, _)| bare), |(bare, _)| bare);
+    filters.any("reference", |pattern| [name, bare].iter().any(|n| glob(pattern.as_bytes(), n.as_bytes())))
 }
 
 fn created(image: &Image) -> jiff::Timestamp {
@@ -95,21 +93,45 @@ pub(crate) async fn image_list(app: Arc<App>, call: Call) -> Answer {
     images.sort_by_key(|i| std::cmp::Reverse(created(i)));
     let users = users(&app);
     let shared = call.query.bool("shared-size").then(|| shared_sizes(&all));
+    let mut manifests = None;
+    if call.query.bool("manifests") {
+        manifests = Some(manifests_of(&app, images.iter().map(|i| i.id.clone()).collect()).await?);
+    }
     let lines: Vec<_> = images
         .iter()
         .map(|image| {
-            let containers = users.get(&image.id).cloned().unwrap_or_default();
-            let mut line = wire::image::summary(image, containers.len());
+            let mut line = wire::image::summary(image, users.get(&image.id).map_or(0, Vec::len));
+            // Whoever asks for some names is not told the others.
+            line.repo_tags.retain(|name| fits(&filters, name));
+            line.repo_digests.retain(|name| fits(&filters, name));
             if let Some(shared) = &shared {
                 line.shared_size = wire::signed(shared.get(&image.id).copied().unwrap_or(0));
             }
-            if call.query.bool("manifests") {
-                line.manifests = Some(wire::image::manifests(image, containers));
+            if let Some(manifests) = manifests.as_mut().and_then(|m| m.remove(&image.id)) {
+                line.manifests = Some(manifests);
             }
             line
         })
         .collect();
     call.ok(&lines)
+}
+
+/// What is told of the manifests of these images; one that is removed meanwhile is left out.
+async fn manifests_of(app: &App, ids: Vec<ImageId>) -> Result<HashMap<ImageId, Vec<ManifestSummary>>> {
+    let (images, users) = (app.images.clone(), users(app));
+    let of_image = move |id: ImageId| {
+        let containers = |image: &Image| users.get(&image.id).cloned().unwrap_or_default();
+        match images.manifests(&id) {
+            Ok(all) => {
+                Some(Ok((id, all.into_iter().map(|m| wire::image::manifest(m, containers)).collect())))
+            }
+            Err(e) if e.meaning() == Meaning::NotFound => None,
+            Err(e) => Some(Err(e)),
+        }
+    };
+    tokio::task::spawn_blocking(move || ids.into_iter().filter_map(of_image).collect())
+        .await
+        .map_err(|e| Error::internal("listing manifests ended abnormally").because(e))?
 }
 
 fn select(app: &App, filters: &Filters, all: bool, images: &[Arc<Image>]) -> Result<Vec<Arc<Image>>> {
@@ -136,7 +158,8 @@ fn select(app: &App, filters: &Filters, all: bool, images: &[Arc<Image>]) -> Res
                 && since.is_none_or(|t| created(image) > t)
                 && until.iter().all(|t| created(image) < *t)
                 && labels_pass(filters, &labels)
-                && filters.any("reference", |p| named(image, p))
+                && (filters.values("reference").next().is_none()
+                    || image.repo_tags.iter().chain(&image.repo_digests).any(|name| fits(filters, name)))
         })
         .cloned()
         .collect())
@@ -187,8 +210,7 @@ pub(crate) async fn image_inspect(app: Arc<App>, call: Call) -> Answer {
     let image = app.images.image(&app.images.resolve(call.name())?)?;
     let mut answer = wire::image::inspect(&image, &app.images.layers(&image.id)?);
     if call.query.bool("manifests") {
-        let containers = users(&app).remove(&image.id).unwrap_or_default();
-        answer.manifests = Some(wire::image::manifests(&image, containers));
+        answer.manifests = manifests_of(&app, vec![image.id.clone()]).await?.remove(&image.id);
     }
     call.ok(&answer)
 }

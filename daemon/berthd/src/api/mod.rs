@@ -6,6 +6,7 @@ pub(crate) mod build;
 pub(crate) mod commit;
 pub(crate) mod containers;
 pub(crate) mod containers_files;
+pub(crate) mod disk_usage;
 pub(crate) mod distribution;
 pub(crate) mod exec;
 pub(crate) mod images;

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use berth_api::types::event::{Event, EventActor};
 use berth_api::types::image::{AuthConfig, AuthResponse};
 use berth_api::types::system::{
-    AddressPool, Commit, DiskUsage, FirewallInfo, IndexInfo, Info, PluginsInfo, RegistryServiceConfig,
-    RuntimeInfo, SwarmInfo, Version, VersionComponent, VersionPlatform,
+    AddressPool, Commit, FirewallInfo, IndexInfo, Info, PluginsInfo, RegistryServiceConfig, RuntimeInfo,
+    SwarmInfo, Version, VersionComponent, VersionPlatform,
 };
-use berth_api::types::volume::VolumeUsage;
 use berth_api::{ApiVersion, Operation};
 use berth_domain::{Error, Result};
 use berth_engine::NATIVE_RUNTIME;
@@ -281,61 +280,4 @@ fn event_line(event: &berth_domain::Event, version: ApiVersion) -> Result<Vec<u8
     let mut line = serde_json::to_vec(&value).map_err(broken)?;
     line.push(b'\n');
     Ok(line)
-}
-
-/// `GET /system/df`
-pub(crate) async fn system_data_usage(app: Arc<App>, call: Call) -> Answer {
-    let kinds: Vec<&str> = call.query.all("type").collect();
-    if let Some(kind) = kinds.iter().find(|k| !["container", "image", "volume", "build-cache"].contains(k)) {
-        return Err(Error::invalid(format!("unknown object type: {kind}")));
-    }
-    let wanted = |kind: &str| kinds.is_empty() || kinds.contains(&kind);
-    let mut usage = DiskUsage::default();
-    if wanted("image") {
-        let images = app.images.list();
-        let users = super::images::users(&app);
-        let shared = super::images::shared_sizes(&images);
-        usage.layers_size = wire::signed(super::images::layers(&images));
-        let line = |image: &Arc<berth_image::Image>| {
-            let mut line = wire::image::summary(image, users.get(&image.id).map_or(0, Vec::len));
-            line.shared_size = wire::signed(shared.get(&image.id).copied().unwrap_or(0));
-            line
-        };
-        usage.images = Some(images.iter().map(line).collect());
-    }
-    if wanted("container") {
-        let links = app.engine.link_names();
-        let now = jiff::Timestamp::now();
-        let mut lines = Vec::new();
-        for snapshot in app.engine.snapshots() {
-            // What was removed meanwhile takes no room.
-            let Ok(sizes) = app.engine.container_size(snapshot.id.as_str()).await else { continue };
-            let mut line = wire::container::summary(&app, &snapshot, now, &links);
-            (line.size_rw, line.size_root_fs) = wire::container::sizes(sizes);
-            lines.push(line);
-        }
-        usage.containers = Some(lines);
-    }
-    if wanted("volume") {
-        let volumes = app.volumes.clone();
-        let measured = tokio::task::spawn_blocking(move || {
-            let measure = |v: &berth_volume::Volume| {
-                let mut answer = wire::volume::volume(v);
-                answer.usage_data = Some(VolumeUsage {
-                    ref_count: i64::try_from(volumes.users(&v.name).len()).unwrap_or(i64::MAX),
-                    // What is on another disk, or cannot be read, has no known size.
-                    size: volumes.size(&v.name).ok().flatten().map_or(-1, wire::signed),
-                });
-                answer
-            };
-            volumes.list().iter().map(measure).collect()
-        });
-        usage.volumes = Some(
-            measured.await.map_err(|e| Error::internal("measuring volumes ended abnormally").because(e))?,
-        );
-    }
-    if wanted("build-cache") {
-        usage.build_cache = Some(Vec::new());
-    }
-    call.ok(&usage)
 }

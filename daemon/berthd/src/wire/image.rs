@@ -6,11 +6,12 @@ use std::path::PathBuf;
 
 use berth_api::types::container::DriverData;
 use berth_api::types::image::{
-    HistoryItem, ImageInspect, ImageMetadata, ImageSummary, ManifestImageData, ManifestSize, ManifestSummary,
-    RootFs, UnpackedSize,
+    AttestationData, HistoryItem, ImageInspect, ImageMetadata, ImageSummary, ManifestImageData, ManifestSize,
+    ManifestSummary, RootFs, UnpackedSize,
 };
 use berth_api::types::{Descriptor, PlatformSpec};
-use berth_image::{HistoryEntry, Image};
+use berth_domain::Platform;
+use berth_image::{HistoryEntry, Image, Listed, ListedKind};
 use serde_json::Value;
 
 use super::container::STORAGE_DRIVER;
@@ -39,22 +40,51 @@ fn descriptor(image: &Image) -> Descriptor {
     }
 }
 
-/// The one manifest that is kept of an image.
-pub(crate) fn manifests(image: &Image, containers: Vec<String>) -> Vec<ManifestSummary> {
-    let content: u64 = image.layer_blobs.iter().map(|b| b.size).sum::<u64>() + image.manifest.size;
-    vec![ManifestSummary {
-        id: image.manifest.digest.to_string(),
-        descriptor: Descriptor { platform: Some(platform(image)), ..descriptor(image) },
-        available: true,
-        size: ManifestSize { content: signed(content), total: signed(content + image.size) },
-        kind: "image".to_owned(),
-        image_data: Some(ManifestImageData {
-            platform: platform(image),
-            size: UnpackedSize { unpacked: signed(image.size) },
-            containers: Some(containers),
-        }),
-        attestation_data: None,
-    }]
+/// One of the manifests of an image; `containers` are those of the image that it is.
+pub(crate) fn manifest(listed: Listed, containers: impl Fn(&Image) -> Vec<String>) -> ManifestSummary {
+    let spec = |p: &Platform| PlatformSpec {
+        architecture: p.architecture.clone(),
+        os: p.os.clone(),
+        os_version: String::new(),
+        variant: p.variant.clone(),
+    };
+    let stated = listed.platform.as_ref().map(spec);
+    let (mut unpacked, mut image_data, mut attestation_data) = (0, None, None);
+    match &listed.what {
+        ListedKind::Image(image) => {
+            unpacked = image.size;
+            image_data = Some(ManifestImageData {
+                platform: platform(image),
+                size: UnpackedSize { unpacked: signed(unpacked) },
+                containers: Some(containers(image)),
+            });
+        }
+        ListedKind::Absent => {
+            let platform = stated.clone().unwrap_or_default();
+            image_data = Some(ManifestImageData { platform, ..ManifestImageData::default() });
+        }
+        ListedKind::Attestation(about) => attestation_data = Some(AttestationData { r#for: about.clone() }),
+    }
+    let annotations: BTreeMap<String, String> = listed.annotations.into_iter().collect();
+    ManifestSummary {
+        id: listed.descriptor.digest.to_string(),
+        available: matches!(listed.what, ListedKind::Image(_)),
+        kind: if attestation_data.is_some() { "attestation" } else { "image" }.to_owned(),
+        size: ManifestSize {
+            content: signed(listed.content),
+            total: signed(listed.content.saturating_add(unpacked)),
+        },
+        descriptor: Descriptor {
+            media_type: listed.descriptor.media_type,
+            digest: listed.descriptor.digest.to_string(),
+            size: signed(listed.descriptor.size),
+            annotations: (!annotations.is_empty()).then_some(annotations),
+            platform: stated,
+            urls: None,
+        },
+        image_data,
+        attestation_data,
+    }
 }
 
 /// `GET /images/{name}/json`; `layers` are directories, topmost first.

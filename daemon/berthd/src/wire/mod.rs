@@ -29,6 +29,11 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);
     }
+    // Without a zone: the host's own time, as in Docker.
+    if let Ok(at) = text.parse::<jiff::civil::DateTime>() {
+        let at = at.to_zoned(jiff::tz::TimeZone::system()).map_err(|e| bad().because(e))?;
+        return Ok(at.timestamp());
+    }
     let ago = berth_domain::duration::parse(text).ok_or_else(bad)?;
     Timestamp::now().checked_sub(ago).map_err(|e| bad().because(e))
 }

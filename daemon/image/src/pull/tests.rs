@@ -456,3 +456,45 @@ async fn a_full_disk_is_a_clear_error_and_leaves_room_again() {
     drop(images);
     crate::fixture::open(&root, &registry).expect("opens");
 }
+
+#[tokio::test]
+async fn all_that_the_index_lists_is_told() {
+    let shop = Shop::open();
+    let host = small("host");
+    let other = TestImage::with(&host.layers, json!({ "architecture": "s390x" }));
+    shop.registry.push("h", &host);
+    let about = host.digest();
+    let entry = |digest: &str, size: usize, arch: &str| {
+        json!({ "mediaType": media_type::OCI_MANIFEST, "digest": digest, "size": size,
+            "platform": { "os": if arch == "unknown" { arch } else { "linux" }, "architecture": arch } })
+    };
+    let mut attestation = entry(sha256(b"statement").as_str(), 9, "unknown");
+    attestation["annotations"] = json!({ "vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": about.as_str() });
+    let entries = [
+        entry(host.digest().as_str(), host.manifest.len(), &Platform::host().architecture),
+        attestation,
+        entry(other.digest().as_str(), other.manifest.len(), "s390x"),
+    ];
+    let index = serde_json::to_vec(
+        &json!({ "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries }),
+    );
+    shop.registry.push_document(Some("latest"), media_type::OCI_INDEX, &index.unwrap());
+    let id = shop.pull("attested").await.unwrap().image;
+    let told = shop.images.manifests(&id).unwrap();
+    let [image, statement, absent] = &told[..] else { panic!("{told:?}") };
+    let whole = host.manifest.len() + host.config.len() + host.layers[0].blob.len();
+    assert!(matches!(&image.what, crate::ListedKind::Image(image) if image.id == id));
+    assert_eq!(image.content, whole as u64);
+    assert!(
+        matches!(&statement.what, crate::ListedKind::Attestation(digest) if *digest == about.to_string())
+    );
+    assert_eq!((statement.content, statement.annotations.len()), (0, 2));
+    assert!(matches!(absent.what, crate::ListedKind::Absent));
+    // One that came by no index is its own only line.
+    let alone = shop.pull("attested:h").await.unwrap().image;
+    assert_eq!(alone, id);
+    shop.registry.push("alone", &small("alone"));
+    let alone = shop.pull("attested:alone").await.unwrap().image;
+    assert_eq!(shop.images.manifests(&alone).unwrap().len(), 1);
+}
