@@ -81,7 +81,7 @@ impl Worker {
             // Those on bridges have an end out here too, by which the sweep finds them.
             let made = |link: &&Link| {
                 endpoint.link.is_none()
-                    && link.kind == "macvlan"
+                    && matches!(link.kind.as_str(), "macvlan" | "ipvlan")
                     && Some(&link.name) == endpoint.interface.as_ref()
             };
             for link in present.iter().filter(made) {

@@ -11,7 +11,7 @@ use crate::ipam::Family;
 use crate::netlink::Refused;
 use crate::netns::write_sysctl;
 use crate::route::{Link, Routes};
-use crate::{BridgeRecord, FoundBridge, GatewayMode, Mac, NetworkRecord};
+use crate::{BridgeRecord, FoundBridge, GatewayMode, IpvlanMode, Mac, NetworkRecord};
 
 /// `IFNAMSIZ` without its NUL.
 pub(crate) const NAME_MAX: usize = 15;
@@ -46,6 +46,14 @@ pub(crate) fn gateway(network: &NetworkRecord, family: Family) -> Option<IpNet> 
 pub(crate) fn way_out(network: &NetworkRecord, address: IpAddr) -> Option<IpAddr> {
     if network.internal {
         return None;
+    }
+    if network.macvlan.as_ref().and_then(|m| m.ipvlan).is_some_and(|ipvlan| ipvlan.mode != IpvlanMode::L2) {
+        // The link itself.
+        return Some(if address.is_ipv4() {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        });
     }
     // Docker's way to have containers go out by another machine than this one.
     let other = if address.is_ipv4() { "DefaultGatewayIPv4" } else { "DefaultGatewayIPv6" };

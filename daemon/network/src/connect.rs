@@ -14,7 +14,7 @@ use crate::ipam::Family;
 use crate::netns::{self, Namespace};
 use crate::route::{Link, Routes};
 use crate::worker::Worker;
-use crate::{Driver, EndpointRecord, EndpointRequest, NetworkRecord, SandboxRecord, dns};
+use crate::{EndpointRecord, EndpointRequest, NetworkRecord, SandboxRecord, dns};
 
 /// A namespace that is not of our pool's making. The index of the next link cannot be guessed in it; 0 is nobody's, so that links
 /// are looked up by name.
@@ -207,7 +207,11 @@ impl Worker {
         let removed = match (&endpoint.link, &endpoint.interface) {
             (Some(link), _) => remove_link(&mut self.routes, link, |_| true),
             (None, Some(inside)) => netns::routes_inside(netns.as_fd()).and_then(|mut routes| {
-                let ours = |link: &Link| link.kind == "macvlan" && (!fresh || link.mac == endpoint.mac);
+                // An ipvlan has no address to know it by.
+                let known = |link: &Link| endpoint.mac.is_none() || link.mac == endpoint.mac;
+                let ours = |link: &Link| {
+                    matches!(link.kind.as_str(), "macvlan" | "ipvlan") && (!fresh || known(link))
+                };
                 remove_link(&mut routes, inside, ours)
             }),
             (None, None) => Ok(()),
@@ -234,7 +238,7 @@ fn remove_link(routes: &mut Routes, name: &str, ours: impl FnOnce(&Link) -> bool
 }
 
 fn check_connect(network: &NetworkRecord, sandbox: &SandboxRecord) -> Result<()> {
-    if !matches!(network.driver, Driver::Bridge | Driver::Macvlan) {
+    if !network.driver.has_links() {
         let text = format!("a container cannot be connected to the network {}", network.name);
         return Err(Error::invalid(text));
     }
@@ -242,7 +246,7 @@ fn check_connect(network: &NetworkRecord, sandbox: &SandboxRecord) -> Result<()>
         let text = format!("endpoint with name {} already exists in network {}", sandbox.name, network.name);
         return Err(Error::forbidden(text));
     }
-    if sandbox.endpoints.iter().any(|e| e.mac.is_none()) || sandbox.sandbox_id.is_empty() {
+    if sandbox.endpoints.iter().any(|e| e.interface.is_none()) || sandbox.sandbox_id.is_empty() {
         return Err(Error::conflict(
             "a container on the network host or none, or on another container's network, cannot be connected to a network",
         ));

@@ -61,7 +61,7 @@ pub(crate) fn lease(
         options: request.options.clone(),
         gateway_priority: request.gateway_priority,
     };
-    if !matches!(network.driver, Driver::Bridge | Driver::Macvlan) {
+    if !network.driver.has_links() {
         return Ok(endpoint);
     }
     let taken: Vec<&str> = others.iter().filter_map(|e| e.interface.as_deref()).collect();
@@ -88,6 +88,9 @@ pub(crate) fn lease(
                 return Err(no_address(Family::V6, error));
             }
         }
+    }
+    if network.driver == Driver::Ipvlan {
+        return Ok(endpoint);
     }
     let mac = match (request.mac, endpoint.ipv4) {
         (Some(mac), _) => Ok(mac),
@@ -146,7 +149,11 @@ pub(crate) fn plug(
     endpoint: &EndpointRecord,
     netns: BorrowedFd<'_>,
 ) -> Result<(), Refused> {
-    let (Some(container), Some(mac)) = (&endpoint.interface, endpoint.mac) else { return Ok(()) };
+    let Some(container) = &endpoint.interface else { return Ok(()) };
+    if let Some((macvlan, ipvlan)) = network.macvlan.as_ref().and_then(|m| Some((m, m.ipvlan?))) {
+        return routes.create_ipvlan(container, bridge, ipvlan, macvlan.mtu, netns);
+    }
+    let Some(mac) = endpoint.mac else { return Ok(()) };
     if let Some(macvlan) = &network.macvlan {
         let mode = crate::macvlan::kernels(macvlan.mode);
         return routes.create_macvlan(container, bridge, mode, (mac, macvlan.mtu), netns);
@@ -233,9 +240,12 @@ pub(crate) fn check_request(network: &NetworkRecord, request: &EndpointRequest) 
             network.name
         )));
     }
+    if network.driver == Driver::Ipvlan && request.mac.is_some() {
+        return invalid("ipvlan interfaces do not support custom mac address assignment");
+    }
     for ip in request.ipv4.map(IpAddr::V4).into_iter().chain(request.ipv6.map(IpAddr::V6)) {
         let family = Family::of(ip);
-        if network.name == DEFAULT || !matches!(network.driver, Driver::Bridge | Driver::Macvlan) {
+        if network.name == DEFAULT || !network.driver.has_links() {
             return invalid("user specified IP address is supported on user defined networks only");
         }
         let mut ranges = network.ranges.iter().filter(|r| Family::of_net(r.subnet) == family).peekable();

@@ -68,7 +68,7 @@ pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use mac::Mac;
 pub use networks::{NetworkView, Networks, Sandbox};
 pub use record::{
-    AddressRange, BridgeRecord, Driver, EndpointRecord, FoundBridge, GatewayMode, MacvlanMode, MacvlanRecord,
-    NetworkRecord, Protocol, PublishedPort, SandboxRecord,
+    AddressRange, BridgeRecord, Driver, EndpointRecord, FoundBridge, GatewayMode, IpvlanFlag, IpvlanMode,
+    IpvlanRecord, MacvlanMode, MacvlanRecord, NetworkRecord, Protocol, PublishedPort, SandboxRecord,
 };
 pub use request::{EndpointRequest, HostPorts, Mode, NetworkRequest, PortRequest, SandboxRequest};

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Macvlan networks: containers with Ethernet addresses of their own on an interface of the host's.
+//! Macvlan and ipvlan networks: containers on an interface of the host's, with Ethernet addresses of their own, or with IP addresses
+//! of their own alone.
 //!
 //! The host takes no part: packets go out by the parent as they are, no firewall of ours sees them and no ports are published.
 //! A network without a way out has no parent to be on; it gets a link to nowhere, as in the reference engine.
@@ -15,10 +16,14 @@ use crate::bridge::check_name;
 use crate::netlink::Refused;
 use crate::predefined::option;
 use crate::route::Routes;
-use crate::{Driver, MacvlanMode, MacvlanRecord, NetworkRecord, NetworkRequest};
+use crate::{
+    Driver, IpvlanFlag, IpvlanMode, IpvlanRecord, MacvlanMode, MacvlanRecord, NetworkRecord, NetworkRequest,
+};
 
 const PARENT: &str = "parent";
 const MODE: &str = "macvlan_mode";
+const IPVLAN_MODE: &str = "ipvlan_mode";
+const IPVLAN_FLAG: &str = "ipvlan_flag";
 
 /// The mode as rtnetlink has it.
 pub(crate) fn kernels(mode: MacvlanMode) -> MacVlanMode {
@@ -37,6 +42,7 @@ pub(crate) fn settings(
     others: &[Arc<NetworkRecord>],
 ) -> Result<MacvlanRecord> {
     let options: &BTreeMap<String, String> = &request.options;
+    let ipvlan = if request.driver == Driver::Ipvlan { Some(ipvlan(options)?) } else { None };
     let mode = match options.get(MODE).map_or("", String::as_str) {
         "" | "bridge" => MacvlanMode::Bridge,
         "private" => MacvlanMode::Private,
@@ -57,12 +63,19 @@ pub(crate) fn settings(
     let asked = options.get(PARENT).filter(|parent| !parent.is_empty());
     let parent = match asked {
         Some(parent) => parent.clone(),
-        None => format!("dm-{}", &id[..12]),
+        None => nowhere(request.driver, id),
     };
     check_name(&parent)?;
     let records = || others.iter().filter_map(|n| n.macvlan.as_ref());
-    for other in records() {
-        if other.parent == parent && (mode == MacvlanMode::Passthru || other.mode == MacvlanMode::Passthru) {
+    for other in records().filter(|other| other.parent == parent) {
+        // A parent has one mode for all its ipvlans, and no macvlans beside them.
+        if other.ipvlan != ipvlan {
+            let kind = if other.ipvlan.is_some() { "ipvlan of another mode or flag" } else { "macvlan" };
+            let text =
+                format!("{parent} is the parent of another network of the driver {kind}: it cannot be both");
+            return Err(Error::forbidden(text));
+        }
+        if mode == MacvlanMode::Passthru || other.mode == MacvlanMode::Passthru {
             return Err(Error::forbidden(format!(
                 "macvlan mode passthru: {parent} is the parent of another network"
             )));
@@ -72,7 +85,35 @@ pub(crate) fn settings(
     let made = records().any(|other| other.parent == parent && other.made);
     let vlan =
         parent.rsplit_once('.').and_then(|(_, id)| id.parse().ok()).filter(|id| (1..4095).contains(id));
-    Ok(MacvlanRecord { parent, mode, mtu, vlan, made })
+    Ok(MacvlanRecord { parent, mode, mtu, vlan, made, ipvlan })
+}
+
+fn ipvlan(options: &BTreeMap<String, String>) -> Result<IpvlanRecord> {
+    let mode = match options.get(IPVLAN_MODE).map_or("", String::as_str) {
+        "" | "l2" => IpvlanMode::L2,
+        "l3" => IpvlanMode::L3,
+        "l3s" => IpvlanMode::L3s,
+        other => {
+            return Err(Error::invalid(format!("unknown ipvlan mode: {other} (l2, l3 and l3s are there)")));
+        }
+    };
+    let flag = match options.get(IPVLAN_FLAG).map_or("", String::as_str) {
+        "" | "bridge" => IpvlanFlag::Bridge,
+        "private" => IpvlanFlag::Private,
+        "vepa" => IpvlanFlag::Vepa,
+        other => {
+            return Err(Error::invalid(format!(
+                "unknown ipvlan flag: {other} (bridge, private and vepa are there)"
+            )));
+        }
+    };
+    Ok(IpvlanRecord { mode, flag })
+}
+
+/// How the link to nowhere of a network without a parent is called.
+fn nowhere(driver: Driver, id: &str) -> String {
+    let prefix = if driver == Driver::Ipvlan { "di" } else { "dm" };
+    format!("{prefix}-{}", &id[..12])
 }
 
 /// Sees that the parent is there, and answers its index. What is missing and can be made is made: a VLAN by the
@@ -82,30 +123,32 @@ pub(crate) fn ensure(routes: &mut Routes, network: &NetworkRecord, macvlan: &Mac
     if let Some(link) = look(routes, name)? {
         return Ok(link);
     }
-    if name == format!("dm-{}", &network.id[..12]) {
+    if name == nowhere(network.driver, &network.id) {
         routes.create_dummy(name).map_err(|e| {
             let hint = if e.is(Errno::OPNOTSUPP) { " (this kernel has no dummy links: CONFIG_DUMMY)" } else { "" };
             Error::invalid(format!(
-                "a macvlan network without the option parent is on a dummy link, which cannot be made{hint}: name a parent, \
-                 such as -o parent=eth0"
+                "a {} network without the option parent is on a dummy link, which cannot be made{hint}: name a parent, \
+                 such as -o parent=eth0",
+                network.driver.as_str()
             ))
             .because(e)
         })?;
     } else if let (Some(id), Some((under, _))) = (macvlan.vlan, name.rsplit_once('.')) {
-        let Some(under) = look(routes, under)? else { return Err(no_parent(under)) };
+        let Some(under) = look(routes, under)? else { return Err(no_parent(network, under)) };
         routes.create_vlan(name, under, id).map_err(|e| {
             let hint =
                 if e.is(Errno::OPNOTSUPP) { " (this kernel has no VLANs: CONFIG_VLAN_8021Q)" } else { "" };
             Error::invalid(format!("making VLAN {id} as the parent {name}{hint}")).because(e)
         })?;
     } else {
-        return Err(no_parent(name));
+        return Err(no_parent(network, name));
     }
     look(routes, name)?.ok_or_else(|| Error::internal(format!("{name} vanished as it was made")))
 }
 
-fn no_parent(name: &str) -> Error {
-    Error::invalid(format!("invalid macvlan option parent={name}: this host has no such interface"))
+fn no_parent(network: &NetworkRecord, name: &str) -> Error {
+    let driver = network.driver.as_str();
+    Error::invalid(format!("invalid {driver} option parent={name}: this host has no such interface"))
 }
 
 fn look(routes: &mut Routes, name: &str) -> Result<Option<u32>> {
@@ -124,8 +167,8 @@ pub(crate) fn note_making(routes: &mut Routes, macvlan: &mut MacvlanRecord) -> R
 
 /// Of which kind the parent is if it was made by us, and goes with the network.
 pub(crate) fn made_kind(network: &NetworkRecord) -> Option<&'static str> {
-    let macvlan = network.macvlan.as_ref().filter(|_| network.driver == Driver::Macvlan)?;
-    if macvlan.parent == format!("dm-{}", &network.id[..12]) {
+    let macvlan = network.macvlan.as_ref()?;
+    if macvlan.parent == nowhere(network.driver, &network.id) {
         Some("dummy")
     } else {
         (macvlan.made && macvlan.vlan.is_some()).then_some("vlan")
@@ -134,7 +177,9 @@ pub(crate) fn made_kind(network: &NetworkRecord) -> Option<&'static str> {
 
 /// Why there is no link in the container.
 pub(crate) fn no_link(network: &NetworkRecord, macvlan: &MacvlanRecord, refused: Refused) -> Error {
-    let hint = if refused.is(Errno::OPNOTSUPP) {
+    let hint = if refused.is(Errno::OPNOTSUPP) && macvlan.ipvlan.is_some() {
+        "; is ipvlan in this kernel (CONFIG_IPVLAN)?"
+    } else if refused.is(Errno::OPNOTSUPP) {
         "; is macvlan in this kernel (CONFIG_MACVLAN)?"
     } else if refused.is(Errno::BUSY) || refused.is(Errno::INVAL) {
         "; is the parent used in another way, or in mode passthru?"

@@ -20,8 +20,10 @@ use crate::Mac;
 pub enum Driver {
     /// A Linux bridge on this host.
     Bridge,
-    /// Links with addresses of their own on an interface of the host's.
+    /// Links with Ethernet addresses of their own on an interface of the host's.
     Macvlan,
+    /// Links with IP addresses of their own and the Ethernet address of an interface of the host's.
+    Ipvlan,
     /// The host's own network namespace.
     Host,
     /// A namespace with nothing but loopback (the API calls the driver `null`).
@@ -29,12 +31,19 @@ pub enum Driver {
 }
 
 impl Driver {
+    /// Whether containers on such a network have a link there.
+    #[must_use]
+    pub fn has_links(self) -> bool {
+        matches!(self, Self::Bridge | Self::Macvlan | Self::Ipvlan)
+    }
+
     /// As the API names it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
             Self::Macvlan => "macvlan",
+            Self::Ipvlan => "ipvlan",
             Self::Host => "host",
             Self::Null => "null",
         }
@@ -119,7 +128,7 @@ pub enum GatewayMode {
     Isolated,
 }
 
-/// What only macvlan networks have.
+/// What only macvlan and ipvlan networks have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MacvlanRecord {
     /// The host's interface.
@@ -135,6 +144,44 @@ pub struct MacvlanRecord {
     /// That VLAN was made by us, and is removed with the last network on it.
     #[serde(default)]
     pub made: bool,
+    /// The links are ipvlans.
+    #[serde(default)]
+    pub ipvlan: Option<IpvlanRecord>,
+}
+
+/// What only ipvlan networks have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct IpvlanRecord {
+    /// How packets find their way.
+    pub mode: IpvlanMode,
+    /// How links on one parent see each other.
+    pub flag: IpvlanFlag,
+}
+
+/// `ipvlan_mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpvlanMode {
+    /// By Ethernet, as on any link.
+    #[default]
+    L2,
+    /// The parent's namespace routes; there is no gateway, and no broadcast.
+    L3,
+    /// The same, by way of the parent's netfilter too.
+    L3s,
+}
+
+/// `ipvlan_flag`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpvlanFlag {
+    /// They reach one another without leaving the host.
+    #[default]
+    Bridge,
+    /// They do not.
+    Private,
+    /// By way of the switch that the parent is connected to.
+    Vepa,
 }
 
 /// `macvlan_mode`.
@@ -182,7 +229,7 @@ pub struct NetworkRecord {
     /// Set for [`Driver::Bridge`].
     #[serde(default)]
     pub bridge: Option<BridgeRecord>,
-    /// Set for [`Driver::Macvlan`].
+    /// Set for [`Driver::Macvlan`] and [`Driver::Ipvlan`].
     #[serde(default)]
     pub macvlan: Option<MacvlanRecord>,
     /// How the container's links are called, with a number behind it; `eth` when none.
@@ -234,7 +281,7 @@ pub struct EndpointRecord {
     /// Prefix length of the subnet; 0 without an address.
     #[serde(default)]
     pub ipv4_prefix: u8,
-    /// Where its packets for elsewhere go; none on internal networks.
+    /// Where its packets for elsewhere go; none on internal networks, unspecified where the link itself is the way.
     #[serde(default)]
     pub gateway: Option<Ipv4Addr>,
     /// IPv6 address.

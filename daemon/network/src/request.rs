@@ -91,7 +91,7 @@ pub struct SandboxRequest {
 pub struct NetworkRequest {
     /// Its name, unique on this host.
     pub name: String,
-    /// Who makes its links; users can ask for bridges and macvlans.
+    /// Who makes its links; users can ask for bridges, macvlans and ipvlans.
     pub driver: Driver,
     /// IPv4 on it.
     pub ipv4: bool,

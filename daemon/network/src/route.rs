@@ -12,8 +12,9 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoMacVlan, InfoPortData,
-    InfoPortKind, InfoVeth, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoIpVlan, InfoKind, InfoMacVlan,
+    InfoPortData, InfoPortKind, InfoVeth, InfoVlan, IpVlanFlags, IpVlanMode, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -21,8 +22,8 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
-use crate::Mac;
 use crate::netlink::{NETLINK_ROUTE, Netlink, Refused};
+use crate::{IpvlanFlag, IpvlanMode, IpvlanRecord, Mac};
 
 /// `RT_TABLE_LOCAL`.
 const RT_TABLE_LOCAL: u8 = 255;
@@ -204,6 +205,39 @@ impl Routes {
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::MacVlan),
                 LinkInfo::Data(InfoData::MacVlan(vec![InfoMacVlan::Mode(mode)])),
+            ]),
+        ];
+        message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+        self.send(vec![(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)])
+    }
+
+    /// Makes an ipvlan link inside a namespace, on a parent here.
+    pub(crate) fn create_ipvlan(
+        &mut self,
+        name: &str,
+        parent: u32,
+        ipvlan: IpvlanRecord,
+        mtu: Option<u32>,
+        netns: BorrowedFd<'_>,
+    ) -> Result<(), Refused> {
+        let mode = match ipvlan.mode {
+            IpvlanMode::L2 => IpVlanMode::L2,
+            IpvlanMode::L3 => IpVlanMode::L3,
+            IpvlanMode::L3s => IpVlanMode::L3S,
+        };
+        let flags = match ipvlan.flag {
+            IpvlanFlag::Bridge => IpVlanFlags::empty(),
+            IpvlanFlag::Private => IpVlanFlags::Private,
+            IpvlanFlag::Vepa => IpVlanFlags::Vepa,
+        };
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.into()),
+            LinkAttribute::Link(parent),
+            LinkAttribute::NetNsFd(netns.as_raw_fd()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::IpVlan),
+                LinkInfo::Data(InfoData::IpVlan(vec![InfoIpVlan::Mode(mode), InfoIpVlan::Flags(flags)])),
             ]),
         ];
         message.attributes.extend(mtu.map(LinkAttribute::Mtu));
@@ -427,8 +461,10 @@ fn address(index: u32, net: IpNet) -> Request {
     (RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
+/// By a gateway; by the link itself if that is unspecified.
 fn default_route(index: u32, gateway: IpAddr) -> Request {
     let mut message = RouteMessage::default();
+    let by_link = gateway.is_unspecified();
     let (family, gateway) = match gateway {
         IpAddr::V4(ip) => (AddressFamily::Inet, RouteAddress::Inet(ip)),
         IpAddr::V6(ip) => (AddressFamily::Inet6, RouteAddress::Inet6(ip)),
@@ -438,7 +474,12 @@ fn default_route(index: u32, gateway: IpAddr) -> Request {
     message.header.protocol = RouteProtocol::Boot;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
-    message.attributes = vec![RouteAttribute::Gateway(gateway), RouteAttribute::Oif(index)];
+    message.attributes = vec![RouteAttribute::Oif(index)];
+    if by_link {
+        message.header.scope = RouteScope::Link;
+    } else {
+        message.attributes.push(RouteAttribute::Gateway(gateway));
+    }
     (RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 

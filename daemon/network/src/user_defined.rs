@@ -107,7 +107,7 @@ impl Worker {
                 gateways = modes.map(|mode| mode != GatewayMode::Isolated);
                 network.bridge = Some(bridge);
             }
-            Driver::Macvlan => {
+            Driver::Macvlan | Driver::Ipvlan => {
                 let mut settings = {
                     let others: Vec<_> = self.books().networks().cloned().collect();
                     macvlan::settings(request, &network.id, &others)?

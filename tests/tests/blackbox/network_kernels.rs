@@ -94,6 +94,72 @@ fn macvlan_without_a_parent() {
     bed.finish();
 }
 
+#[test]
+fn ipvlan_networks() {
+    if let Some(why) =
+        lacks("ip link add name a type veth peer name b; ip link add link a name i type ipvlan")
+    {
+        return left_out("ipvlan_networks", &why);
+    }
+    let bed = bed();
+    let outside = neighbour(&bed);
+    let create = |more: &[&str]| {
+        bed.docker(&[&["network", "create", "-d", "ipvlan", "-o", "parent=lan0"][..], more].concat())
+    };
+    let run = |name: &str, network: &str| {
+        bed.docker(&["run", "-d", "--name", name, "--network", network, "busybox", "sleep", "1000"]).ok();
+        let address = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        bed.docker(&["inspect", "-f", address, name]).ok()
+    };
+    let reaches = |name: &str, whom: &str| {
+        bed.docker(&["exec", name, "ping", "-c", "1", "-W", "5", whom]).ok();
+    };
+    let flat = ["--subnet", "192.0.2.0/24", "--gateway", "192.0.2.2", "--ip-range", "192.0.2.128/25", "flat"];
+    create(&flat).ok();
+    let one = run("one", "flat");
+    run("two", "flat");
+    reaches("one", "192.0.2.2");
+    reaches("one", "two");
+    outside.sh(&format!("ping -c 1 -W 5 {one}"));
+    let mac = bed.docker(&["exec", "one", "cat", "/sys/class/net/eth0/address"]).ok();
+    assert!(links(&bed.netns).contains(&mac), "the Ethernet address is the parent's: {mac}");
+    let own = ["--mac-address", "02:00:00:00:00:01", "busybox", "true"];
+    let said = bed.docker(&[&["run", "--rm", "--network", "flat"][..], &own].concat()).fails(125);
+    assert!(said.contains("ipvlan interfaces do not support custom mac address assignment"), "{said}");
+    let said = create(&["-o", "ipvlan_mode=l3", "other"]).fails(1);
+    assert!(said.contains("lan0"), "a parent has one mode: {said}");
+    let said = create(&["-o", "ipvlan_mode=l4", "other"]).fails(1);
+    assert!(said.contains("unknown ipvlan mode"), "{said}");
+    // Joined and left while it runs.
+    run("plain", "bridge");
+    bed.docker(&["network", "connect", "flat", "plain"]).ok();
+    reaches("plain", "two");
+    bed.docker(&["network", "disconnect", "flat", "plain"]).ok();
+    assert!(!bed.docker(&["exec", "plain", "ls", "/sys/class/net"]).ok().contains("eth1"));
+    bed.docker(&["rm", "-f", "one", "two", "plain"]).ok();
+    bed.docker(&["network", "rm", "flat"]).ok();
+
+    // Routed by the parent's namespace: no gateway, and networks of one parent reach each other.
+    let routed = |name: &str, subnet: &str| create(&["-o", "ipvlan_mode=l3", "--subnet", subnet, name]).ok();
+    routed("left", "10.11.0.0/24");
+    if bed.is_ours() {
+        routed("right", "10.12.0.0/24");
+        let right = run("rr", "right");
+        run("ll", "left");
+        reaches("ll", &right);
+    } else {
+        // The reference has one network a parent.
+        run("ll", "left");
+    }
+    let routes = bed.docker(&["exec", "ll", "ip", "route"]).ok();
+    assert!(routes.lines().any(|l| l.trim_end().starts_with("default dev eth0")), "{routes}");
+    let gateway = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}";
+    assert_eq!(bed.docker(&["inspect", "-f", gateway, "ll"]).ok(), "");
+    outside.sh("ip route add 10.11.0.0/24 via 192.0.2.1");
+    reaches("ll", "192.0.2.2");
+    bed.finish();
+}
+
 /// What an SCTP server says.
 fn sctp(netns: &NetNs, to: SocketAddr) -> Option<String> {
     netns.run(|| {

@@ -106,11 +106,7 @@ pub(crate) async fn network_create(app: Arc<App>, mut call: Call) -> Answer {
     let driver = match body.driver.as_str() {
         "" | "bridge" | "default" => Driver::Bridge,
         "macvlan" => Driver::Macvlan,
-        "ipvlan" => {
-            return Err(Error::not_implemented(
-                "network driver ipvlan is not implemented: macvlan and bridge are there",
-            ));
-        }
+        "ipvlan" => Driver::Ipvlan,
         "host" => return Err(Error::forbidden("only one instance of \"host\" network is allowed")),
         "null" | "none" => return Err(Error::forbidden("only one instance of \"null\" network is allowed")),
         other => {

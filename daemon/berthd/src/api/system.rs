@@ -128,7 +128,7 @@ pub(crate) async fn system_info(app: Arc<App>, call: Call) -> Answer {
         ],
         plugins: PluginsInfo {
             volume: vec!["local".to_owned()],
-            network: ["bridge", "host", "macvlan", "null"].map(str::to_owned).into(),
+            network: ["bridge", "host", "ipvlan", "macvlan", "null"].map(str::to_owned).into(),
             authorization: None,
             log: berth_engine::LOG_DRIVERS.map(str::to_owned).into(),
         },

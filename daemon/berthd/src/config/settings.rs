@@ -487,8 +487,10 @@ impl Settings {
 
     fn network_opts(given: &Given) -> Result<BTreeMap<String, BTreeMap<String, String>>> {
         let drivers = given.default_network_opts.clone().unwrap_or_default();
-        match drivers.keys().find(|driver| !["bridge", "macvlan"].contains(&driver.as_str())) {
-            Some(driver) => Err(bad("default-network-opts", driver, "the driver bridge or macvlan expected")),
+        match drivers.keys().find(|driver| !["bridge", "macvlan", "ipvlan"].contains(&driver.as_str())) {
+            Some(driver) => {
+                Err(bad("default-network-opts", driver, "the driver bridge, macvlan or ipvlan expected"))
+            }
             None => Ok(drivers),
         }
     }

@@ -93,7 +93,7 @@ fn every_mistake_is_named() {
     refused(&["--default-gateway", "fd00::1"], "", "an IPv4 address expected");
     let flags = Flags::try_parse_from(["berthd", "--default-network-opt", "bridge=x"]).unwrap();
     assert!(flags.given().unwrap_err().chain().contains("DRIVER=KEY=VALUE expected"));
-    refused(&["--default-network-opt", "overlay=x=y"], "", "the driver bridge or macvlan expected");
+    refused(&["--default-network-opt", "overlay=x=y"], "", "the driver bridge, macvlan or ipvlan expected");
     refused(&["--init-path", "/nonexistent"], "", "invalid init-path \"/nonexistent\"");
     refused(&["--cgroup-parent", "x.slice"], "", "slices need --exec-opt native.cgroupdriver=systemd");
     refused(&["--exec-opt", "native.cgroupdriver=x"], "", "cgroupfs or =systemd expected");

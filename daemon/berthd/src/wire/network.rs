@@ -19,7 +19,7 @@ pub(crate) fn network(view: &NetworkView, with_containers: bool) -> Network {
     } else {
         BTreeMap::new()
     };
-    let own = matches!(record.driver, Driver::Bridge | Driver::Macvlan) || record.config_only;
+    let own = record.driver.has_links() || record.config_only;
     let configs: Vec<IpamConfig> = record.ranges.iter().map(|r| range(record, r)).collect();
     Network {
         name: record.name.clone(),

@@ -97,7 +97,7 @@ impl Task {
                     "container cannot be connected to multiple networks with one of the networks in private (none) mode",
                 ));
             }
-            (Driver::Bridge | Driver::Macvlan, NetworkChoice::Networks(_)) => {}
+            (Driver::Bridge | Driver::Macvlan | Driver::Ipvlan, NetworkChoice::Networks(_)) => {}
         }
         let request = asked::endpoint(&network.name, Some(&settings), "")?;
         let mut networking = self.joined();

@@ -217,4 +217,32 @@ proptest::proptest! {
             drop(consider(&asker, message, false));
         }
     }
+
+    #[test]
+    fn nothing_that_is_almost_right_panics(
+        changes in proptest::collection::vec((0_usize..80, proptest::num::u8::ANY), 0..8),
+        more in proptest::collection::vec(proptest::num::u8::ANY, 0..2000),
+        length in 0_usize..2100,
+    ) {
+        let spoil = |message: &[u8]| {
+            let mut message = message.to_vec();
+            for (at, byte) in &changes {
+                message.get_mut(*at).into_iter().for_each(|to| *to = *byte);
+            }
+            message.extend(&more);
+            message.truncate(length);
+            message
+        };
+        let asker = asker();
+        let question = query("example.com", TYPE::A, Some(1232));
+        for tcp in [false, true] {
+            drop(consider(&asker, &spoil(&question), tcp));
+        }
+        let Outcome::Forward(ask) = consider(&asker, &question, false) else { panic!("forwarded") };
+        let answer = spoil(&failure(&ask.query, ask.end));
+        if answers(&ask, [0x12, 0x34], &answer) {
+            proptest::prop_assert!(!is_failure(&answer) || answer[3] & 15 > 0);
+            proptest::prop_assert!(hand_on(&ask, answer).len() <= ask.limit);
+        }
+    }
 }

@@ -33,11 +33,11 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
+use crate::NetworkRecord;
 use crate::books::{Books, DEFAULT};
 use crate::netns;
 use crate::nft::redirect;
 use crate::worker::Worker;
-use crate::{Driver, NetworkRecord};
 
 /// Where it answers.
 pub(crate) const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 11), 53);
@@ -51,7 +51,7 @@ const FORWARDS: usize = 1024;
 
 /// Whether containers on this network get a resolver.
 pub(crate) fn is_served(network: &NetworkRecord) -> bool {
-    matches!(network.driver, Driver::Bridge | Driver::Macvlan) && network.name != DEFAULT
+    network.driver.has_links() && network.name != DEFAULT
 }
 
 /// A container's network namespace; none is the host's.

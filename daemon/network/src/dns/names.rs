@@ -9,7 +9,7 @@ use berth_domain::ContainerId;
 
 use crate::books::Books;
 use crate::dns::is_served;
-use crate::{Driver, worker};
+use crate::worker;
 
 /// Everybody's names on one network, as of one moment: made anew when something changed and somebody asks, so that a question costs
 /// the same however many containers there are.
@@ -122,7 +122,7 @@ impl Asker {
         let books = worker::lock(&self.books);
         let record = books.sandbox(&self.container)?;
         let mut networks = record.endpoints.iter().filter_map(|e| books.network(&e.network_id));
-        let outward = networks.any(|n| matches!(n.driver, Driver::Bridge | Driver::Macvlan) && !n.internal);
+        let outward = networks.any(|n| n.driver.has_links() && !n.internal);
         let servers = &record.dns_servers;
         outward.then(|| if servers.is_empty() { Servers::Hosts } else { Servers::Asked(servers.clone()) })
     }
