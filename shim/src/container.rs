@@ -103,6 +103,13 @@ impl Fds {
     }
 }
 
+/// Namespaces that are there before the container is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GivenNamespaces<'a> {
+    pub(crate) net: Option<BorrowedFd<'a>>,
+    pub(crate) user: Option<BorrowedFd<'a>>,
+}
+
 /// What a launch gives: the container, where daemons may connect, what could not be had, and whether one
 /// of the first clients left again at once.
 pub(crate) struct Birth {
@@ -127,6 +134,7 @@ impl Container {
             }
         }
         let netns = launch.netns.map(|fd| fds.take(fd)).transpose()?;
+        let userns = launch.userns.map(|fd| fds.take(fd)).transpose()?;
         let seccomp = launch.seccomp.map(|fd| fds.take(fd)).transpose()?;
         let held = launch.held.iter().map(|held| Ok((held.name.clone(), fds.take(held.fd)?)));
         let held = held.collect::<Outcome<Vec<_>>>()?;
@@ -140,9 +148,10 @@ impl Container {
         let listener = files::listen(&bundle).map_err(|e| internal(SOCKET_NAME, e))?;
 
         mark("shim", "log and socket");
-        let borrowed = netns.as_ref().map(AsFd::as_fd);
+        let namespaces =
+            GivenNamespaces { net: netns.as_ref().map(AsFd::as_fd), user: userns.as_ref().map(AsFd::as_fd) };
         let built = look_at(&launch.sources)
-            .and_then(|()| build(launch, spec, borrowed, seccomp))
+            .and_then(|()| build(launch, spec, namespaces, seccomp))
             .inspect_err(|_| {
                 forget(&bundle.join(SOCKET_NAME));
             });
@@ -391,8 +400,7 @@ impl Container {
 
 /// Makes sources of binds that are to be made, and has words for those that are missing.
 fn look_at(sources: &[BindSource]) -> Outcome<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    for BindSource { path, create } in sources {
+    for BindSource { path, create, owner } in sources {
         let missing = match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => true,
             Err(error) => return Err(internal(&format!("stat {path}"), error)),
@@ -404,10 +412,27 @@ fn look_at(sources: &[BindSource]) -> Outcome<()> {
             )));
         }
         if missing {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(path);
-            made.map_err(|error| {
+            make_source(Path::new(path), *owner).map_err(|error| {
                 internal(&format!("error while creating mount source path '{path}': mkdir {path}"), error)
             })?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a directory with those above it that are missing.
+fn make_source(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
+    for directory in missing.into_iter().rev() {
+        match fs::DirBuilder::new().mode(0o755).create(directory) {
+            Ok(()) => {}
+            // Somebody else was first: it is his.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(error),
+        }
+        if let Some((uid, gid)) = owner {
+            std::os::unix::fs::lchown(directory, Some(uid), Some(gid))?;
         }
     }
     Ok(())
@@ -416,12 +441,12 @@ fn look_at(sources: &[BindSource]) -> Outcome<()> {
 fn build(
     launch: &Launch,
     spec: Vec<u8>,
-    netns: Option<BorrowedFd<'_>>,
+    namespaces: GivenNamespaces<'_>,
     seccomp: Option<OwnedFd>,
 ) -> Outcome<(Runtime, crate::runtime::Started, Vec<String>)> {
     match &launch.runtime {
         berth_shim_proto::Runtime::Native => {
-            let (native, started, warnings) = native::launch(launch, spec, netns, seccomp)?;
+            let (native, started, warnings) = native::launch(launch, spec, namespaces, seccomp)?;
             Ok((Runtime::Native(native), started, warnings))
         }
         berth_shim_proto::Runtime::Oci { path, args, root } => {
@@ -432,7 +457,7 @@ fn build(
                 bundle: Path::new(&launch.bundle).to_owned(),
                 id: launch.container_id.clone(),
             };
-            let (oci, started) = oci::launch(launch, &spec, netns, cli)?;
+            let (oci, started) = oci::launch(launch, &spec, namespaces, cli)?;
             Ok((Runtime::Oci(oci), started, Vec::new()))
         }
     }

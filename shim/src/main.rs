@@ -45,7 +45,11 @@ fn main() -> ExitCode {
     if reaper::is_asked_for(args.next().as_deref()) {
         return ExitCode::from(u8::try_from(reaper::run(args)).unwrap_or(u8::MAX));
     }
-    let role = if args.next().is_some_and(|arg| arg == "hold") { hold } else { serve };
+    let role = match args.next().as_ref().and_then(|arg| arg.to_str()) {
+        Some("hold") => hold,
+        Some("namespaces") => namespaces,
+        _ => serve,
+    };
     match role() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -59,6 +63,17 @@ fn main() -> ExitCode {
 fn hold() -> std::io::Result<()> {
     sys::name_process(c"berth-hold");
     std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).map(drop)
+}
+
+/// The role of a founder: makes a user namespace, or joins the one that standard output is, makes a network namespace that
+/// it owns, says so, and stays for whoever opens them.
+fn namespaces() -> std::io::Result<()> {
+    use std::io::{Read as _, Write as _};
+    sys::name_process(c"berth-found");
+    let mut socket = std::os::unix::net::UnixStream::from(sys::take_stdin(stdio::null()?.as_fd())?);
+    sys::found_namespaces(std::io::stdout().as_fd())?;
+    socket.write_all(b"+")?;
+    socket.read_to_end(&mut Vec::new()).map(drop)
 }
 
 fn serve() -> std::io::Result<()> {

@@ -199,6 +199,23 @@ pub(crate) fn unshare_mounts() -> Result<()> {
     }
 }
 
+/// A network namespace in a user namespace: the one that the descriptor is of, or else a new one.
+pub(crate) fn found_namespaces(userns: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: takes no pointers; whether the descriptor is a user namespace is what is asked.
+    let flags = match unsafe { libc::setns(userns.as_raw_fd(), libc::CLONE_NEWUSER) } {
+        0 => libc::CLONE_NEWNET,
+        _ if Error::last_os_error().raw_os_error() == Some(libc::EINVAL) => {
+            libc::CLONE_NEWUSER | libc::CLONE_NEWNET
+        }
+        _ => return Err(Error::last_os_error()),
+    };
+    // SAFETY: takes no pointers.
+    match unsafe { libc::unshare(flags) } {
+        0 => Ok(()),
+        _ => Err(Error::last_os_error()),
+    }
+}
+
 /// Sends a signal of any number, the real-time ones included.
 pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     let (info, flags) = (std::ptr::null::<libc::siginfo_t>(), 0);

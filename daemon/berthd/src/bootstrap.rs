@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The one place where everything is wired.
 
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use berth_api::types::container_create::Ulimit;
 use berth_domain::{CgroupDriver, Error, Result};
 use berth_engine::{Engine, EngineConfig};
 use berth_image::{Images, ImagesConfig};
-use berth_network::{NetworkConfig, Networks};
+use berth_network::{Founder, NetworkConfig, Networks, UserNamespace};
 use berth_registry::{Client, Proxies, RegistryConfig};
+use berth_runtime::link::Owner;
 use berth_runtime::{ShimConfig, Shims};
 use berth_volume::Volumes;
 use tokio::sync::watch;
@@ -17,6 +20,7 @@ use crate::app::{App, Parts};
 use crate::config::Settings;
 use crate::host::HostInfo;
 use crate::pidfile::RootLock;
+use crate::remap;
 
 /// Where packages put the shim.
 const PACKAGED_SHIM: &str = "/usr/libexec/berth/berth-shim";
@@ -76,13 +80,18 @@ pub(crate) async fn open(
         let root = settings.data_root.join("volumes");
         blocking(move || Volumes::open(&root)).await.map_err(|e| e.context("opening the volumes"))?
     };
-    let networks =
-        Networks::open(network_config(&settings)).await.map_err(|e| e.context("opening the networks"))?;
     let shim_path = shim_path(settings.shim_path.as_deref())?;
     let shims = Shims::new(ShimConfig { shim_path, exec_root: settings.exec_root.clone() })?;
+    let id_map = remap::resolve(settings.userns_remap.as_deref())?;
+    let networks = NetworkConfig {
+        founder: Some(founder(shims.clone())),
+        id_map: id_map.clone(),
+        ..network_config(&settings)
+    };
+    let networks = Networks::open(networks).await.map_err(|e| e.context("opening the networks"))?;
     let facts = host.facts.clone();
     let engine = Engine::open(
-        engine_config(&settings, files),
+        EngineConfig { id_map: id_map.map(Arc::new), ..engine_config(&settings, files) },
         images.clone(),
         networks,
         volumes.clone(),
@@ -94,6 +103,18 @@ pub(crate) async fn open(
     let id = engine_id(&settings.data_root)?;
     let parts = Parts { engine, images, volumes, registry, host, id };
     Ok(App::new(parts, settings, shutdown))
+}
+
+/// By the shim's program: the daemon's own process has too many threads for it.
+fn founder(shims: Shims) -> Founder {
+    Founder::new(move |user| {
+        let founded = match user {
+            UserNamespace::Host => return Err(Error::internal("the host's user namespace is there already")),
+            UserNamespace::Mapped(map) => shims.found(Owner::New(map))?,
+            UserNamespace::Of(userns) => shims.found(Owner::Joined(userns.as_fd()))?,
+        };
+        Ok((founded.user, founded.net))
+    })
 }
 
 /// Better refused now than at every start.

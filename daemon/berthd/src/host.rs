@@ -90,7 +90,7 @@ impl HostInfo {
     }
 
     /// `name=seccomp,profile=builtin` and the like; clients parse them.
-    pub(crate) fn security_options(&self, settings: &Settings) -> Vec<String> {
+    pub(crate) fn security_options(&self, settings: &Settings, remapped: bool) -> Vec<String> {
         let mut options = Vec::new();
         if self.facts.apparmor && self.facts.apparmor_default {
             options.push("name=apparmor".to_owned());
@@ -101,6 +101,9 @@ impl HostInfo {
         }
         if self.facts.cgroup_namespaces && self.facts.cgroups == CgroupLayout::V2 {
             options.push("name=cgroupns".to_owned());
+        }
+        if remapped {
+            options.push("name=userns".to_owned());
         }
         if settings.no_new_privileges {
             options.push("name=no-new-privileges".to_owned());

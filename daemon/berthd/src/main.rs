@@ -26,6 +26,7 @@ mod listen;
 mod logging;
 mod notify;
 mod pidfile;
+mod remap;
 mod router;
 mod versions;
 mod wire;

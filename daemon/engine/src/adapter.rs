@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use berth_api::types::container_create::ContainerConfig;
-use berth_domain::{ContainerId, Error, ImageId, Result};
+use berth_domain::{ContainerId, Error, IdMap, ImageId, Result};
 use berth_image::{CommitRequest, Committed, RemoveOptions, Removed};
 use berth_network::{
     EndpointRequest, NetworkRecord, NetworkRequest, NetworkView, Sandbox, SandboxRecord, SandboxRequest,
@@ -134,6 +134,10 @@ impl Shims for berth_runtime::Shims {
             let shim: Arc<dyn Shim> = Arc::new(berth_runtime::Shims::spawn(self, id, run_dir).await?);
             Ok(shim)
         })
+    }
+
+    fn found(&self, map: &IdMap) -> Result<OwnedFd> {
+        Ok(berth_runtime::Shims::found(self, berth_runtime::link::Owner::New(map))?.user)
     }
 
     fn install_init(&self, path: &Path) -> Result<()> {

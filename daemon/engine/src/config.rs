@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use berth_api::types::container_create::Ulimit;
-use berth_domain::CgroupDriver;
+use berth_domain::{CgroupDriver, IdMap};
 
 /// Settings of the engine.
 #[derive(Debug, Clone)]
@@ -53,6 +54,8 @@ pub struct EngineConfig {
     pub init_path: Option<PathBuf>,
     /// What `host-gateway` in `--add-host` stands for; empty for the default bridge's gateway.
     pub host_gateway_ips: Vec<IpAddr>,
+    /// Users and groups of new containers, where they are not the host's (`userns-remap`).
+    pub id_map: Option<Arc<IdMap>>,
 }
 
 /// Name of the launcher built into the shim.
@@ -93,6 +96,7 @@ impl EngineConfig {
             seccomp_profile: None,
             init_path: None,
             host_gateway_ips: Vec::new(),
+            id_map: None,
         }
     }
 }

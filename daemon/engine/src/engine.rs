@@ -4,6 +4,7 @@
 use std::fs;
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use berth_api::types::container_create::HostConfig;
-use berth_domain::{ContainerId, Error, Result, Status};
+use berth_domain::{ContainerId, Error, IdMap, Result, Status};
 use berth_runtime::{HostFacts, SeccompCache, spec};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -47,6 +48,8 @@ pub struct Engine {
     init_installed: Mutex<bool>,
     /// Whether there has been a container with links: nobody is looked for where there is none.
     pub(crate) has_links: AtomicBool,
+    /// Of each mapping in use: what maps ids of mounts.
+    pub(crate) user_namespaces: Mutex<Vec<(IdMap, Arc<OwnedFd>)>>,
     #[cfg(test)]
     pub(crate) faults: Mutex<Option<&'static str>>,
 }
@@ -121,11 +124,15 @@ impl Engine {
             pruning: tokio::sync::Mutex::new(()),
             tasks: Mutex::default(),
             init_installed: Mutex::default(),
+            user_namespaces: Mutex::default(),
             has_links: AtomicBool::new(false),
             #[cfg(test)]
             faults: Mutex::default(),
         });
+        let checked = Arc::clone(&engine);
+        crate::files::blocking(move || checked.check_id_mapping()).await?;
         engine.recover().await?;
+        engine.tell_of_other_users();
         Ok(engine)
     }
 

@@ -36,6 +36,10 @@ pub(crate) fn mounts(files: &Paths, now: &Snapshot, user: &[Mount]) -> Result<Ve
         if now.host_config.readonly_rootfs {
             options.push("ro".to_owned());
         }
+        if now.id_map.is_some() {
+            // The daemon writes them, as the host's root; in the container they are its root's.
+            options.push("idmap".to_owned());
+        }
         let mount = MountBuilder::default()
             .destination(destination)
             .typ("bind")

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use berth_api::types::container_create::ContainerCreateBody;
-use berth_domain::{ContainerId, Error, ImageId, Platform, Result};
+use berth_domain::{ContainerId, Error, IdMap, ImageId, Platform, Result};
 use berth_image::{CommitRequest, Committed, RemoveOptions, Removed};
 use berth_network::{
     EndpointRecord, EndpointRequest, Mode, NetworkRecord, NetworkRequest, NetworkView, Sandbox,
@@ -132,7 +132,7 @@ impl Networks for FakeNetworks {
                 ports: Vec::new(),
                 ..SandboxRecord::default()
             };
-            Ok(Sandbox { netns: None, record, held: Vec::new() })
+            Ok(Sandbox { netns: None, userns: None, record, held: Vec::new() })
         })
     }
 
@@ -398,6 +398,10 @@ impl FakeShims {
 }
 
 impl Shims for FakeShims {
+    fn found(&self, _map: &IdMap) -> Result<OwnedFd> {
+        Err(Error::internal("no user namespaces"))
+    }
+
     fn install_init(&self, _path: &Path) -> Result<()> {
         Ok(())
     }

@@ -59,6 +59,7 @@ mod storage;
 mod tarball;
 mod task;
 mod undo;
+mod users;
 
 pub use berth_image::{RemoveOptions as ImageRemoveOptions, Removed};
 pub use berth_network::{EndpointRecord, PublishedPort, SandboxRecord};

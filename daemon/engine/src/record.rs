@@ -20,7 +20,7 @@
 use std::path::Path;
 
 use berth_api::types::container_create::{ContainerConfig, HostConfig, NetworkingConfig};
-use berth_domain::{Error, Result};
+use berth_domain::{Error, Extent, IdMap, Result};
 use berth_network::SandboxRecord;
 use berth_volume::MountPoint;
 use jiff::Timestamp;
@@ -49,6 +49,32 @@ pub(crate) struct ConfigRecord {
     pub(crate) networking: NetworkingConfig,
     #[serde(default)]
     pub(crate) mounts: Vec<MountPoint>,
+    /// Its users and groups, if they are not the host's. Its files are stored accordingly: for its whole life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) id_map: Option<IdMapRecord>,
+}
+
+/// [`IdMap`]: first id inside, first id outside, how many.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct IdMapRecord {
+    uids: Vec<(u32, u32, u32)>,
+    gids: Vec<(u32, u32, u32)>,
+}
+
+impl From<&IdMap> for IdMapRecord {
+    fn from(map: &IdMap) -> Self {
+        let list = |extents: &[Extent]| extents.iter().map(|e| (e.container, e.host, e.count)).collect();
+        Self { uids: list(&map.uids), gids: list(&map.gids) }
+    }
+}
+
+impl From<IdMapRecord> for IdMap {
+    fn from(record: IdMapRecord) -> Self {
+        let list = |all: Vec<(u32, u32, u32)>| {
+            all.into_iter().map(|(container, host, count)| Extent { container, host, count }).collect()
+        };
+        Self { uids: list(record.uids), gids: list(record.gids) }
+    }
 }
 
 /// `unwanted.json`.

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use berth_api::types::container_create::ContainerConfig;
-use berth_domain::{ContainerId, ImageId, Platform, Result};
+use berth_domain::{ContainerId, IdMap, ImageId, Platform, Result};
 use berth_image::{CommitRequest, Committed, ImageUse, RemoveOptions, Removed};
 use berth_network::{
     EndpointRequest, NetworkRecord, NetworkRequest, NetworkView, Sandbox, SandboxRecord, SandboxRequest,
@@ -107,6 +107,8 @@ pub(crate) trait Networks: Send + Sync + fmt::Debug {
 pub(crate) trait Shims: Send + Sync + fmt::Debug {
     /// Starts one.
     fn spawn<'a>(&'a self, id: &'a ContainerId, run_dir: &'a Path) -> Fut<'a, Result<Arc<dyn Shim>>>;
+    /// Makes a user namespace. Blocking.
+    fn found(&self, map: &IdMap) -> Result<OwnedFd>;
     /// Writes the program that is the init of containers which ask for one. Blocking.
     fn install_init(&self, path: &Path) -> Result<()>;
     /// Has systemd make the scope that a container's group is in; to be kept until init runs.

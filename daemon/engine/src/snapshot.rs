@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use berth_api::types::container_create::{ContainerConfig, HostConfig, NetworkingConfig};
-use berth_domain::{ContainerId, ImageId, Platform, Status};
+use berth_domain::{ContainerId, IdMap, ImageId, Platform, Status};
 use berth_network::SandboxRecord;
 use berth_volume::MountPoint;
 use jiff::Timestamp;
@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub mounts: Arc<[MountPoint]>,
     /// Its log file; `None` when output is not recorded.
     pub log_path: Option<PathBuf>,
+    /// Its users and groups, if they are not the host's.
+    pub id_map: Option<Arc<IdMap>>,
     /// Files and directories of it.
     pub paths: Arc<Paths>,
 }

@@ -9,7 +9,9 @@ use std::ffi::{CStr, OsStr};
 use std::io::{self, Write};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::sync::Arc;
 
+use berth_domain::IdMap;
 use berth_image::tar::Kind;
 use berth_image::tar::write::{Header, Writer};
 use berth_sys::in_root;
@@ -20,6 +22,7 @@ use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use crate::container::view::{pin, reopen};
+use crate::users::attributes;
 
 /// Where archives go: pieces, at the end perhaps what went wrong.
 pub(crate) type Pieces = mpsc::Sender<io::Result<Bytes>>;
@@ -138,6 +141,8 @@ impl Write for Sink {
 struct Tarball {
     out: Writer<Sink>,
     of: Of,
+    /// The container's users, if they are not the host's.
+    ids: Option<Arc<IdMap>>,
     /// The first names of files that have several.
     linked: Links,
     /// For extended attributes.
@@ -147,17 +152,19 @@ struct Tarball {
 
 /// Writes an archive of `file` and what is beneath it, under the name `name` (none: only what is beneath it); a failure is its
 /// last piece. Blocks.
-pub(crate) fn send(pieces: Pieces, file: &OwnedFd, name: &[u8], of: Of) {
+pub(crate) fn send(pieces: Pieces, file: &OwnedFd, name: &[u8], of: Of, ids: Option<Arc<IdMap>>) {
     let failures = pieces.clone();
     let mut tarball = Tarball {
         out: Writer::new(Sink::new(pieces)),
         of,
+        ids,
         linked: Links::default(),
         names: vec![0; XATTR_SIZE_MAX],
         value: vec![0; XATTR_SIZE_MAX],
     };
     let written = rustix::fs::fstat(file)
         .map_err(io::Error::from)
+        .map(|stat| tarball.seen(stat))
         .and_then(|stat| tarball.node(file.as_fd(), name, &stat, stat.st_dev, 0))
         .and_then(|()| tarball.out.finish());
     if let Err(error) = written {
@@ -180,6 +187,14 @@ fn header<'a>(kind: Kind, name: &'a [u8], stat: &Stat) -> Header<'a> {
 }
 
 impl Tarball {
+    /// With the owners that the container sees.
+    fn seen(&self, mut stat: Stat) -> Stat {
+        if let Some(ids) = &self.ids {
+            (stat.st_uid, stat.st_gid) = (ids.uid_inside(stat.st_uid), ids.gid_inside(stat.st_gid));
+        }
+        stat
+    }
+
     /// One file, by an `O_PATH` descriptor of it.
     fn node(
         &mut self,
@@ -260,7 +275,10 @@ impl Tarball {
             let found = pin(listing.as_fd(), OsStr::from_bytes(child.as_bytes()))
                 .and_then(|fd| Ok((rustix::fs::fstat(&fd)?, fd)));
             match found {
-                Ok((child_stat, fd)) => self.node(fd.as_fd(), &path, &child_stat, stat.st_dev, depth + 1)?,
+                Ok((child_stat, fd)) => {
+                    let child_stat = self.seen(child_stat);
+                    self.node(fd.as_fd(), &path, &child_stat, stat.st_dev, depth + 1)?;
+                }
                 // It went away since the directory was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -324,7 +342,14 @@ impl Tarball {
         let mut found = Vec::new();
         for name in self.names[..listed].split(|b| *b == 0).filter(|name| is_the_files(name)) {
             match rustix::fs::fgetxattr(file, name, &mut self.value[..]) {
-                Ok(n) => found.push((name.to_vec(), self.value[..n].to_vec())),
+                Ok(n) => {
+                    let value = &self.value[..n];
+                    let seen = match &self.ids {
+                        None => Some(value.to_vec()),
+                        Some(ids) => attributes::inside(name, value, ids),
+                    };
+                    found.extend(seen.map(|value| (name.to_vec(), value)));
+                }
                 // Removed since they were listed; or of an access list that the filesystem has no more.
                 Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
                 Err(error) => return Err(error.into()),
@@ -382,7 +407,7 @@ mod tests {
     fn archive(dir: &std::path::Path, name: &'static [u8], of: Of) -> Vec<u8> {
         let file = rustix::fs::open(dir, OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
         let (pieces, mut arriving) = mpsc::channel(4);
-        let writer = std::thread::spawn(move || send(pieces, &file, name, of));
+        let writer = std::thread::spawn(move || send(pieces, &file, name, of, None));
         let mut bytes = Vec::new();
         while let Some(piece) = arriving.blocking_recv() {
             bytes.extend_from_slice(&piece.unwrap());

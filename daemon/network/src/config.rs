@@ -2,10 +2,16 @@
 //! What the daemon is told about networking (`daemon.json` and flags; Docker's key names in brackets).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use berth_domain::{IdMap, Result};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::UserNamespace;
 
 /// A range that subnets of new networks are cut from (`default-address-pools`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +66,36 @@ pub struct NetworkConfig {
     pub namespace_pool: usize,
     /// How many network namespaces are kept ready that are on the default bridge already, link and address included.
     pub endpoint_pool: usize,
+    /// Who makes namespaces that are not the host's root's.
+    pub founder: Option<Founder>,
+    /// What is made ahead of need is for containers with these mappings.
+    pub id_map: Option<IdMap>,
+}
+
+/// What [`Founder`] makes: a user namespace and a network namespace that it owns.
+pub type Founded = (OwnedFd, OwnedFd);
+
+/// Makes user namespaces, each with a network namespace; blocking.
+#[derive(Clone)]
+pub struct Founder(Arc<Found>);
+
+type Found = dyn Fn(&UserNamespace) -> Result<Founded> + Send + Sync;
+
+impl Founder {
+    /// By this function, which is never asked for the host's.
+    pub fn new(found: impl Fn(&UserNamespace) -> Result<Founded> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(found))
+    }
+
+    pub(crate) fn found(&self, user: &UserNamespace) -> Result<Founded> {
+        (self.0)(user)
+    }
+}
+
+impl fmt::Debug for Founder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Founder")
+    }
 }
 
 /// The default network's interface.
@@ -99,6 +135,8 @@ impl NetworkConfig {
             table: None,
             namespace_pool: 1,
             endpoint_pool: 2,
+            founder: None,
+            id_map: None,
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::{EndpointRecord, EndpointRequest, NetworkRecord, SandboxRecord, dns};
 pub(crate) fn enter(netns: &OwnedFd) -> Result<Namespace> {
     let routes = netns::routes_inside(netns.as_fd())?;
     let fd = netns.try_clone().map_err(|e| Error::internal("copying a namespace's descriptor").because(e))?;
-    Ok(Namespace { fd, routes, next_index: 0 })
+    Ok(Namespace { fd, user: None, routes, next_index: 0 })
 }
 
 /// Interface and gateway of a family's default route.

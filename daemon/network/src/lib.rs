@@ -63,7 +63,7 @@ mod testing;
 mod user_defined;
 mod worker;
 
-pub use config::{AddressPool, NetworkConfig};
+pub use config::{AddressPool, Founded, Founder, NetworkConfig};
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use mac::Mac;
 pub use networks::{NetworkView, Networks, Sandbox};
@@ -71,4 +71,6 @@ pub use record::{
     AddressRange, BridgeRecord, Driver, EndpointRecord, FoundBridge, GatewayMode, IpvlanFlag, IpvlanMode,
     IpvlanRecord, MacvlanMode, MacvlanRecord, NetworkRecord, Protocol, PublishedPort, SandboxRecord,
 };
-pub use request::{EndpointRequest, HostPorts, Mode, NetworkRequest, PortRequest, SandboxRequest};
+pub use request::{
+    EndpointRequest, HostPorts, Mode, NetworkRequest, PortRequest, SandboxRequest, UserNamespace,
+};

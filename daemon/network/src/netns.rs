@@ -16,11 +16,14 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use crate::route::Routes;
+use crate::{Founder, UserNamespace};
 
 /// A namespace with loopback up and IPv6 off on links to come.
 #[derive(Debug)]
 pub(crate) struct Namespace {
     pub(crate) fd: OwnedFd,
+    /// The user namespace that owns it, if that is not the host's.
+    pub(crate) user: Option<OwnedFd>,
     /// Acts inside it.
     pub(crate) routes: Routes,
     /// The index that the kernel will probably give the next link.
@@ -59,6 +62,20 @@ impl Maker {
         let made = self.set_up();
         come_home(self.home.as_fd());
         made
+    }
+
+    /// As [`Maker::make`], owned by another user namespace than the host's.
+    pub(crate) fn make_for(&mut self, user: &UserNamespace, founder: Option<&Founder>) -> Result<Namespace> {
+        if matches!(user, UserNamespace::Host) {
+            return self.make();
+        }
+        let founder = founder.ok_or_else(|| Error::internal("nobody is there to make user namespaces"))?;
+        let (user, net) = founder.found(user)?;
+        setns(net.as_fd(), CloneFlags::CLONE_NEWNET)
+            .map_err(|e| Error::internal("entering a network namespace").because(io::Error::from(e)))?;
+        let made = self.set_up();
+        come_home(self.home.as_fd());
+        made.map(|namespace| Namespace { user: Some(user), ..namespace })
     }
 
     fn set_up(&mut self) -> Result<Namespace> {
@@ -109,7 +126,7 @@ fn finish(fd: OwnedFd) -> Result<Namespace> {
     let links = routes.links().map_err(fail("listing the links of a new network namespace"))?;
     routes.set_up(1).map_err(fail("bringing up loopback"))?;
     let next_index = links.iter().map(|l| l.index).max().unwrap_or(1) + 1;
-    Ok(Namespace { fd, routes, next_index })
+    Ok(Namespace { fd, user: None, routes, next_index })
 }
 
 /// A thread that cannot come back to the host's namespace must not go on.

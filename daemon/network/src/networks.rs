@@ -26,6 +26,8 @@ pub struct Networks {
 pub struct Sandbox {
     /// The namespace for the container's processes; none means the host's.
     pub netns: Option<OwnedFd>,
+    /// The user namespace that owns it, if it was made for this sandbox.
+    pub userns: Option<OwnedFd>,
     /// What to keep with the container's state.
     pub record: SandboxRecord,
     /// Descriptors for the shim to hold under these names while the container runs: they reserve the host ports, and take the

@@ -13,10 +13,11 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use berth_domain::{Error, Result};
+use berth_domain::{Error, IdMap, Result};
 
 use crate::EndpointRecord;
 use crate::netns::{Maker, Namespace};
+use crate::{Founder, UserNamespace};
 
 /// Making is put off until nothing has been taken for so long: the start that took it is then probably done with
 /// the kernel's lock...
@@ -55,6 +56,20 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     sizes: Sizes,
+    kind: Kind,
+}
+
+/// What is made ahead of need.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Kind {
+    pub(crate) founder: Option<Founder>,
+    pub(crate) id_map: Option<IdMap>,
+}
+
+impl Kind {
+    fn user(&self) -> UserNamespace {
+        self.id_map.clone().map_or(UserNamespace::Host, UserNamespace::Mapped)
+    }
 }
 
 #[derive(Default)]
@@ -81,8 +96,8 @@ enum Work {
 
 impl Pool {
     /// Starts the thread. Namespaces are made from the one that the calling thread is in.
-    pub(crate) fn start(sizes: Sizes) -> Result<Self> {
-        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), sizes });
+    pub(crate) fn start(sizes: Sizes, kind: Kind) -> Result<Self> {
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), sizes, kind });
         let mut maker = Maker::new()?;
         let pool = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -96,6 +111,20 @@ impl Pool {
     pub(crate) fn dress_with(&self, dresser: Dresser) {
         self.shared.lock().dresser = Some(dresser);
         self.shared.changed.notify_all();
+    }
+
+    /// Whether what is made ahead is for such a container.
+    pub(crate) fn suits(&self, user: &UserNamespace) -> bool {
+        match (user, &self.shared.kind.id_map) {
+            (UserNamespace::Host, None) => true,
+            (UserNamespace::Mapped(one), Some(other)) => one == other,
+            _ => false,
+        }
+    }
+
+    /// A bare namespace of another kind than those that are made ahead; the calling thread makes it.
+    pub(crate) fn make_apart(&self, user: &UserNamespace) -> Result<Namespace> {
+        Maker::new()?.make_for(user, self.shared.kind.founder.as_ref())
     }
 
     /// A bare namespace: a ready one, else as soon as it is made.
@@ -164,7 +193,7 @@ impl Shared {
     /// The thread's life.
     fn work(&self, maker: &mut Maker) {
         while let Some(work) = self.next() {
-            let made = maker.make();
+            let made = maker.make_for(&self.kind.user(), self.kind.founder.as_ref());
             let mut state = match work {
                 Work::Bare => {
                     let mut state = self.lock();

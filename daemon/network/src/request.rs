@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 
+use berth_domain::IdMap;
+
 use crate::{AddressRange, Driver, Mac, Protocol};
 
 /// Where a container's network comes from.
@@ -71,6 +73,18 @@ pub struct PortRequest {
     pub host_ports: HostPorts,
 }
 
+/// Which user namespace a container's network belongs to.
+#[derive(Debug, Default)]
+pub enum UserNamespace {
+    /// The host's.
+    #[default]
+    Host,
+    /// One of its own with these mappings.
+    Mapped(IdMap),
+    /// One that is there.
+    Of(OwnedFd),
+}
+
 /// A sandbox to make.
 #[derive(Debug)]
 pub struct SandboxRequest {
@@ -84,6 +98,8 @@ pub struct SandboxRequest {
     pub hostname: String,
     /// Where its resolver forwards to, from inside its namespace; the host's own servers, asked by the host, when empty.
     pub dns_servers: Vec<IpAddr>,
+    /// Who owns its namespace, unless that is another container's or the host's.
+    pub user: UserNamespace,
 }
 
 /// A network to make.

@@ -22,7 +22,7 @@ use crate::ports::{PortTaken, Way, Ways, held_name};
 use crate::worker::Worker;
 use crate::{
     Driver, EndpointRecord, EndpointRequest, GatewayMode, Mode, NetworkRecord, PortRequest, SandboxRecord,
-    SandboxRequest,
+    SandboxRequest, UserNamespace,
 };
 
 /// The networks meant, the one that gives the default gateway first.
@@ -36,11 +36,11 @@ impl Worker {
         if self.books().sandbox(container).is_some() {
             return Err(Error::conflict(format!("container {} has a sandbox already", container.short())));
         }
-        let SandboxRequest { name, mode, ports, hostname, dns_servers } = request;
+        let SandboxRequest { name, mode, ports, hostname, dns_servers, user } = request;
         let (endpoints, ports) = match mode {
             Mode::Container(netns) => {
                 let record = SandboxRecord { name, ..SandboxRecord::default() };
-                return Ok(Sandbox { netns: Some(netns), record, held: Vec::new() });
+                return Ok(Sandbox { netns: Some(netns), userns: None, record, held: Vec::new() });
             }
             Mode::Host => (vec![EndpointRequest::on("host")], Vec::new()),
             Mode::None => (vec![EndpointRequest::on("none")], Vec::new()),
@@ -58,11 +58,12 @@ impl Worker {
         let made = if on_host {
             self.lease_all(container, &plan).map(|()| None)
         } else {
-            self.build(container, &plan, &ports).map(Some)
+            self.build(container, &plan, &ports, &user).map(Some)
         };
-        let whole = made.and_then(|netns| {
+        let whole = made.and_then(|namespace| {
+            let (netns, userns) = namespace.map_or((None, None), |made| (Some(made.fd), made.user));
             let record = self.books().sandbox(container).cloned().unwrap_or_default();
-            Ok(Sandbox { netns, record, held: self.copies(container)? })
+            Ok(Sandbox { netns, userns, record, held: self.copies(container)? })
         });
         if whole.is_err() {
             self.release(container);
@@ -89,8 +90,14 @@ impl Worker {
         Ok(plan)
     }
 
-    fn build(&mut self, container: &ContainerId, plan: &Plan, ports: &[PortRequest]) -> Result<OwnedFd> {
-        let ready = self.take_ready(container, plan);
+    fn build(
+        &mut self,
+        container: &ContainerId,
+        plan: &Plan,
+        ports: &[PortRequest],
+        user: &UserNamespace,
+    ) -> Result<Namespace> {
+        let ready = if self.pool.suits(user) { self.take_ready(container, plan) } else { None };
         if ready.is_none() {
             self.lease_all(container, plan)?;
         }
@@ -98,14 +105,14 @@ impl Worker {
         self.reserve_ports(container, ports)?;
         let namespace = match ready {
             Some(namespace) => namespace,
-            None => self.build_links(container)?,
+            None => self.build_links(container, user)?,
         };
         reached("sandbox.plugged");
         if plan.iter().any(|(network, _)| dns::is_served(network)) {
             self.serve_names(container, namespace.fd.as_fd())?;
         }
         self.publish(container)?;
-        Ok(namespace.fd)
+        Ok(namespace)
     }
 
     /// A namespace that is on the default network already, where that is all that is asked for.
@@ -175,8 +182,9 @@ impl Worker {
         Ok(endpoint)
     }
 
-    fn build_links(&mut self, container: &ContainerId) -> Result<Namespace> {
-        let mut namespace = self.pool.take()?;
+    fn build_links(&mut self, container: &ContainerId, user: &UserNamespace) -> Result<Namespace> {
+        let mut namespace =
+            if self.pool.suits(user) { self.pool.take()? } else { self.pool.make_apart(user)? };
         let endpoints = self.books().sandbox(container).map(|s| s.endpoints.clone()).unwrap_or_default();
         for (n, endpoint) in (0..).zip(&endpoints) {
             self.plug(endpoint, &mut namespace, n)?;

@@ -13,7 +13,7 @@ use crate::dns::Dns;
 use crate::netlink::Netlink;
 use crate::netns;
 use crate::nft::{Firewall, Known, Watch};
-use crate::pool::{Pool, Sizes};
+use crate::pool::{Kind, Pool, Sizes};
 use crate::ports::Ports;
 use crate::records::Records;
 use crate::route::Routes;
@@ -96,7 +96,10 @@ impl Worker {
             routes: Routes::open().map_err(|e| Error::internal("opening a route socket").because(e))?,
             firewall: None,
             jobs,
-            pool: Pool::start(Sizes { bare: config.namespace_pool, dressed: config.endpoint_pool })?,
+            pool: Pool::start(
+                Sizes { bare: config.namespace_pool, dressed: config.endpoint_pool },
+                Kind { founder: config.founder.clone(), id_map: config.id_map.clone() },
+            )?,
             ports: Ports::default(),
             dns,
             conntrack: None,

@@ -92,6 +92,7 @@ impl Bed {
             defaults: &defaults,
             facts: &self.facts,
             seccomp_apart: false,
+            id_map: None,
         })
         .unwrap();
         let run = self.dir.path().join("run");
@@ -115,6 +116,7 @@ impl Bed {
                 upper: self.path("upper"),
                 work: self.path("work"),
                 volatile: true,
+                mapped: false,
             },
             user: User::default(),
             terminal: None,
@@ -122,6 +124,8 @@ impl Bed {
             stdin_once: false,
             log: Log::default(),
             netns: None,
+
+            userns: None,
             held: Vec::new(),
             seccomp,
             attach: vec![attach(0)],

@@ -11,6 +11,7 @@ pub mod in_root;
 pub mod limits;
 pub mod links;
 pub mod lock;
+pub mod mapped;
 pub mod memfd;
 pub mod mount;
 pub mod pidfd;

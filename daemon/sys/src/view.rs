@@ -5,14 +5,15 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
-use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags};
-use rustix::thread::UnshareFlags;
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags};
 
 use crate::idmap::IdMap;
 use crate::in_root::InRoot;
+use crate::mapped;
 
 /// Where writes go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,17 @@ pub struct Bind {
     pub read_only: bool,
     /// How its owners are mapped, and whether those of the mounts beneath it are, too.
     pub idmap: Option<(IdMap, bool)>,
+    /// Ids are mapped, if the view's are.
+    pub mapped: bool,
+}
+
+/// How a view's ids are those of a container in a user namespace of its own.
+#[derive(Debug)]
+pub struct Ids {
+    /// It maps the ids of layers and of binds that say so.
+    pub userns: OwnedFd,
+    /// The host's ids of its root, to whom belongs what is made.
+    pub owner: (u32, u32),
 }
 
 /// A root filesystem that goes away with this.
@@ -71,18 +83,27 @@ const PLACE: &str = "/sys";
 /// # Errors
 ///
 /// A layer or a bind's source is missing; a target cannot be made; not permitted.
-pub fn assemble(lower: Vec<PathBuf>, upper: Upper, binds: Vec<Bind>, read_only: bool) -> io::Result<View> {
+pub fn assemble(
+    lower: Vec<PathBuf>,
+    upper: Upper,
+    binds: Vec<Bind>,
+    read_only: bool,
+    ids: Option<Ids>,
+) -> io::Result<View> {
     let thread = std::thread::Builder::new()
         .name("view".into())
-        .spawn(move || build(&lower, &upper, &binds, read_only))?;
+        .spawn(move || build(&lower, &upper, &binds, read_only, ids.as_ref()))?;
     thread.join().map_err(|_| io::Error::other("the thread that mounts a view panicked"))?
 }
 
-#[allow(unsafe_code)]
-fn build(lower: &[PathBuf], upper: &Upper, binds: &[Bind], read_only: bool) -> io::Result<View> {
-    // SAFETY: this thread runs nothing else and ends after this function; descriptors stay shared.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }?;
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+fn build(
+    lower: &[PathBuf],
+    upper: &Upper,
+    binds: &[Bind],
+    read_only: bool,
+    ids: Option<&Ids>,
+) -> io::Result<View> {
+    mapped::enter_private_namespace()?;
     let place = Path::new(PLACE);
     rustix::mount::mount("view", place, "tmpfs", MountFlags::empty(), Some(c"mode=700"))?;
     let scratch = (place.join("upper"), place.join("work"));
@@ -95,15 +116,30 @@ fn build(lower: &[PathBuf], upper: &Upper, binds: &[Bind], read_only: bool) -> i
         Upper::Scratch => {
             // The root directory of the view is this one.
             let top = lower.first().ok_or(io::ErrorKind::InvalidInput)?;
-            std::fs::set_permissions(&scratch.0, std::fs::metadata(top)?.permissions())?;
+            let top = std::fs::metadata(top)?;
+            std::fs::set_permissions(&scratch.0, top.permissions())?;
+            if ids.is_some() {
+                std::os::unix::fs::chown(&scratch.0, Some(top.uid()), Some(top.gid()))?;
+            }
             (&scratch.0, &scratch.1)
         }
     };
-    overlay(lower, upper, work, &root)?;
+    match ids {
+        None => overlay(lower, upper, work, &root)?,
+        Some(ids) => {
+            // A container's own directory is not mapped: its files are stored with the host's ids.
+            let (own, layers) = lower.split_at(usize::from(upper == &scratch.0));
+            let mut all = own.to_vec();
+            all.extend(mapped::attach_layers(layers, &ids.userns, place)?);
+            overlay(&all, upper, work, &root)?;
+            // Mount points that are made are the container's.
+            mapped::become_owner(ids.owner)?;
+        }
+    }
     let view = InRoot::open_root(&root)?;
     for (n, bind) in binds.iter().enumerate() {
         let image = place.join(format!("image-{n}"));
-        mount_bind(&view, bind, &image).map_err(|error| {
+        mount_bind(&view, bind, &image, ids).map_err(|error| {
             io::Error::new(error.kind(), format!("{:?} at {}: {error}", bind.source, bind.target.display()))
         })?;
     }
@@ -137,16 +173,23 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> io::Resul
     Ok(rustix::mount::mount("overlay", at, "overlay", MountFlags::empty(), Some(options.as_c_str()))?)
 }
 
-fn mount_bind(view: &InRoot, bind: &Bind, image: &Path) -> io::Result<()> {
+fn mount_bind(view: &InRoot, bind: &Bind, image: &Path, ids: Option<&Ids>) -> io::Result<()> {
+    let ids = ids.filter(|_| bind.mapped);
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if bind.recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let source = match &bind.source {
         Tree::Path(path) => path.as_path(),
-        Tree::Layers(layers) => match layers.as_slice() {
-            [only] => only.as_path(),
-            layers => {
+        Tree::Layers(layers) => match (layers.as_slice(), ids) {
+            ([only], _) => only.as_path(),
+            (layers, Some(ids)) if !layers.is_empty() => {
+                std::fs::create_dir(image)?;
+                let mount = mapped::overlay_read_only(layers, &ids.userns)?;
+                crate::filesystem::attach(&mount, image)?;
+                image
+            }
+            (layers, _) => {
                 std::fs::create_dir(image)?;
                 if !layers.is_empty() {
                     crate::filesystem::attach(&crate::mount::overlay_read_only(layers)?, image)?;
@@ -166,6 +209,10 @@ fn mount_bind(view: &InRoot, bind: &Bind, image: &Path) -> io::Result<()> {
     };
     if let Some((idmap, recursive)) = &bind.idmap {
         idmap.apply(&tree, *recursive)?;
+    }
+    let ready = matches!(&bind.source, Tree::Layers(layers) if layers.len() > 1);
+    if let Some(ids) = ids.filter(|_| !ready) {
+        crate::filesystem::map_owners(&tree, false, &ids.userns)?;
     }
     if bind.read_only {
         crate::filesystem::make_read_only(&tree, bind.recursive)?;
@@ -217,10 +264,11 @@ mod tests {
             recursive: true,
             read_only,
             idmap: None,
+            mapped: false,
         };
         let binds = vec![bind(&volume, "/link/vol/deep", false), bind(&fixed, "/fixed", true)];
         let kept = Upper::Kept { upper: upper.clone(), work };
-        let view = assemble(vec![layer.clone()], kept, binds.clone(), false).unwrap();
+        let view = assemble(vec![layer.clone()], kept, binds.clone(), false, None).unwrap();
         write(&view, "/vol/deep/f").unwrap();
         write(&view, "/own").unwrap();
         assert!(write(&view, "/fixed/f").is_err());
@@ -228,7 +276,7 @@ mod tests {
         drop(view);
         assert!(volume.join("f").exists() && upper.join("own").exists());
 
-        let view = assemble(vec![upper.clone(), layer], Upper::Scratch, binds, true).unwrap();
+        let view = assemble(vec![upper.clone(), layer], Upper::Scratch, binds, true, None).unwrap();
         view.root.resolve(Path::new("/link/own")).unwrap();
         view.root.resolve(Path::new("/vol/deep/f")).unwrap();
         assert!(write(&view, "/new").is_err(), "read-only");

@@ -26,6 +26,8 @@ pub struct Start<'a> {
     pub run_dir: &'a Path,
     /// The directories of an image's layers, topmost first, by its id.
     pub layers: &'a dyn Fn(&str) -> Result<Vec<PathBuf>>,
+    /// Maps the ids of a container that has its own: it sees its volumes and images with the ids that are stored.
+    pub userns: Option<&'a OwnedFd>,
 }
 
 impl std::fmt::Debug for Start<'_> {
@@ -98,24 +100,43 @@ impl Volumes {
         binds.map(|point| (point.source.clone(), point.create_source)).collect()
     }
 
+    /// Whether a volume is a directory of this store's, and not something mounted whose ids are others' to say.
+    ///
+    /// # Errors
+    ///
+    /// No such volume.
+    pub fn is_own_directory(&self, name: &str) -> Result<bool> {
+        self.known(name)?.is_plain()
+    }
+
     fn sources(&self, points: &[MountPoint], start: &Start<'_>) -> Result<Sources> {
         let mut sources = Sources::default();
         for point in points {
+            let mut mapped = false;
             let source = match point.r#type {
                 MountType::Tmpfs => PathBuf::new(),
                 MountType::Volume => {
                     let path = self.mount(&point.name, start.container.as_str())?;
                     check_exists(&path).map_err(|e| e.context("failed to mount local volume"))?;
+                    mapped = start.userns.is_some()
+                        && point.idmap.is_empty()
+                        && self.is_own_directory(&point.name)?;
                     sources.beneath(path, &point.subpath)?
                 }
                 MountType::Bind => PathBuf::from(&point.source),
                 MountType::Image => {
                     let layers = (start.layers)(&point.image)?;
-                    let path = sources.image(&layers, start.run_dir)?;
+                    let path = sources.image(&layers, start.run_dir, start.userns)?;
                     sources.beneath(path, &point.subpath)?
                 }
             };
-            sources.mounts.push(oci_mount(point, &source, self.recursive_read_only())?);
+            let mut mount = oci_mount(point, &source, self.recursive_read_only())?;
+            if mapped {
+                let mut options = mount.options().clone().unwrap_or_default();
+                options.push("idmap".to_owned());
+                mount.set_options(Some(options));
+            }
+            sources.mounts.push(mount);
         }
         Ok(sources)
     }
@@ -134,7 +155,7 @@ impl Sources {
     }
 
     /// An image's files.
-    fn image(&mut self, layers: &[PathBuf], run_dir: &Path) -> Result<PathBuf> {
+    fn image(&mut self, layers: &[PathBuf], run_dir: &Path, userns: Option<&OwnedFd>) -> Result<PathBuf> {
         let places = run_dir.join(PLACES);
         let place = places.join(self.places.len().to_string());
         std::fs::create_dir_all(&place).map_err(|e| Error::io("making", &place, e))?;
@@ -147,7 +168,11 @@ impl Sources {
                 std::fs::create_dir_all(&empty).map_err(|e| Error::io("making", &empty, e))?;
                 layers.push(empty);
             }
-            let mount = berth_sys::mount::overlay_read_only(&layers).map_err(failed)?;
+            let mount = match userns {
+                None => berth_sys::mount::overlay_read_only(&layers),
+                Some(userns) => berth_sys::mapped::overlay_read_only(&layers, userns),
+            };
+            let mount = mount.map_err(failed)?;
             filesystem::attach(&mount, &place).map_err(failed)?;
         }
         self.places.push(place.clone());

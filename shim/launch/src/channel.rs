@@ -28,6 +28,8 @@ const MAX_TEXT: usize = 8 * 1024;
 pub(crate) enum Message {
     /// Parent: the user namespace has its mappings.
     Mapped,
+    /// Process in between: init is born, with this pid and pidfd.
+    Born(i32, OwnedFd),
     /// Parent: the v1 groups are ready, their `tasks` here.
     Cgroups(Vec<OwnedFd>),
     /// Parent: the root is ready, with it the container's views of its cgroups.
@@ -58,7 +60,12 @@ impl Channel {
 
     /// Sends one message; descriptors are copied.
     pub(crate) fn send(&self, message: &Message) -> Result<()> {
+        let number;
         let (tag, text, fds): (u8, &[u8], Vec<BorrowedFd<'_>>) = match message {
+            Message::Born(pid, pidfd) => {
+                number = pid.to_string();
+                (b'B', number.as_bytes(), vec![pidfd.as_fd()])
+            }
             Message::Mapped => (b'M', &[], Vec::new()),
             Message::Cgroups(fds) => (b'C', &[], fds.iter().map(AsFd::as_fd).collect()),
             Message::Go(fds) => (b'G', &[], fds.iter().map(AsFd::as_fd).collect()),
@@ -109,6 +116,10 @@ impl Channel {
         let text = || String::from_utf8_lossy(text).into_owned();
         Ok(Some(match *tag {
             b'M' => Message::Mapped,
+            b'B' => match (text().parse(), fds.pop()) {
+                (Ok(pid), Some(pidfd)) => Message::Born(pid, pidfd),
+                _ => return Err(Error::internal("the container's process got lost")),
+            },
             b'C' => Message::Cgroups(fds),
             b'G' => Message::Go(fds),
             b'W' => Message::Warning(text()),

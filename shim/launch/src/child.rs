@@ -67,8 +67,10 @@ pub(crate) fn init(plan: InitPlan<'_>, channel: &Channel) -> Error {
     let prepare = || -> Result<Built> {
         mark("init", "begin");
         settle()?;
-        if namespaces.has(CLONE_NEWUSER) {
-            await_mapping(channel)?;
+        match (namespaces.has(CLONE_NEWUSER), namespaces.user()) {
+            (true, None) => await_mapping(channel)?,
+            (true, Some(_)) => become_root()?,
+            (false, _) => {}
         }
         namespaces.enter_in_child()?;
         if let Some(name) = hostname {

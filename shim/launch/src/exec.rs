@@ -17,7 +17,7 @@ use crate::cgroup::Cgroup;
 use crate::channel::{Channel, Message};
 use crate::child::{self, become_root, make_terminal, settle};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::launch::{Child, Launched, Stdio, set_oom_score};
+use crate::launch::{Child, Launched, Stdio, own_streams, set_oom_score};
 use crate::mounts::filesystem;
 use crate::namespaces::{self, Restore};
 use crate::process::{ProcessPlan, Streams, finish, open_apparmor, set_rlimits};
@@ -44,7 +44,7 @@ pub struct ExecInput<'a> {
     pub stdio: Stdio,
     /// A compiled filter that stands in for `linux.seccomp` of the container's spec.
     pub seccomp: Option<&'a [SockFilter]>,
-    /// All capabilities and no seccomp filter.
+    /// All capabilities; the seccomp filter stays.
     pub privileged: bool,
 }
 
@@ -62,6 +62,7 @@ pub fn exec(input: ExecInput<'_>) -> Result<Launched> {
     if privileged {
         plan.make_privileged()?;
     }
+    own_streams(spec, &stdio)?;
     let named = namespaces::named(spec);
     let tasks = cgroup.open_tasks().map_err(|error| gone(init, error))?;
     let unified = cgroup.open_unified().map_err(|error| gone(init, error))?;

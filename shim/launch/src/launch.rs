@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use berth_seccomp::SockFilter;
 use oci_spec::runtime::{LinuxResources, Spec};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchown, fstat, open};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 
@@ -15,7 +15,7 @@ use crate::channel::{Channel, Message};
 use crate::child::{self, InitPlan};
 use crate::error::{Context as _, Error, Result};
 use crate::mounts::{RootPlan, bind_tree, make_overlay, overlay_by_mount};
-use crate::namespaces::Namespaces;
+use crate::namespaces::{Namespaces, host_root};
 use crate::process::{ProcessPlan, set_rlimits};
 use crate::sys::{self, CLONE_NEWCGROUP, CLONE_NEWUSER, CLONE_NEWUTS, Cloned};
 use crate::sysctl;
@@ -44,6 +44,10 @@ pub struct Overlay {
     pub work: PathBuf,
     /// Never sync the upper directory (for containers that are removed when they end).
     pub volatile: bool,
+    /// Lower directories are seen with their ids as the container's user namespace maps them: stored as
+    /// 0, root's there. The upper directory is not: what the container writes is stored with the ids that
+    /// its processes have on the host. Needs a user namespace and Linux 5.19.
+    pub mapped: bool,
 }
 
 /// A terminal's size in cells; 0 by 0 leaves the kernel's default.
@@ -78,6 +82,10 @@ pub struct LaunchInput<'a> {
     pub stdio: Stdio,
     /// The network namespace for a `network` entry without a path; `None` makes a new one.
     pub netns: Option<BorrowedFd<'a>>,
+    /// The user namespace for a `user` entry without a path, its ids mapped; `None` makes a new one. It must own
+    /// the other namespaces that are joined, or the container has no rights in them. The spec's mappings
+    /// must then say what this one's are.
+    pub userns: Option<BorrowedFd<'a>>,
     /// A compiled filter that stands in for `linux.seccomp`; an empty one for none at all.
     pub seccomp: Option<&'a [SockFilter]>,
 }
@@ -113,7 +121,8 @@ pub fn launch(input: LaunchInput<'_>) -> Result<Launched> {
     let linux = spec.linux().as_ref();
     refuse_unsupported(spec)?;
     let process = spec.process().as_ref().ok_or_else(|| Error::invalid("the spec has no process"))?;
-    let namespaces = Namespaces::new(spec, input.netns)?;
+    let namespaces = Namespaces::new(spec, input.netns, input.userns)?;
+    own_streams(spec, &input.stdio)?;
     let hostname = spec.hostname().as_deref().filter(|name| !name.is_empty());
     let domainname = spec.domainname().as_deref().filter(|name| !name.is_empty());
     if (hostname.is_some() || domainname.is_some()) && !namespaces.has(CLONE_NEWUTS) {
@@ -150,8 +159,21 @@ pub fn launch(input: LaunchInput<'_>) -> Result<Launched> {
 /// # Errors
 ///
 /// When the kernel refuses, with its own words if it has any.
-pub fn overlay(overlay: &Overlay) -> Result<OwnedFd> {
-    make_overlay(overlay)
+pub fn overlay(overlay: &Overlay, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+    make_overlay(overlay, userns)
+}
+
+/// Pipes for a container in a user namespace belong to its root: else its programs could not open
+/// `/dev/stdout`, nor could it hand them to another user.
+pub(crate) fn own_streams(spec: &Spec, stdio: &Stdio) -> Result<()> {
+    let (Some((uid, gid)), Stdio::Fds(fds)) = (host_root(spec), stdio) else { return Ok(()) };
+    for fd in fds {
+        let what = || "give a standard stream to the container";
+        if FileType::from_raw_mode(fstat(fd).context(what)?.st_mode) == FileType::Fifo {
+            fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).context(what)?;
+        }
+    }
+    Ok(())
 }
 
 /// As [`overlay`], the way that kernels before 6.5 need for many layers.
@@ -207,20 +229,39 @@ fn start(
     let (here, there) = Channel::pair()?;
 
     let restore = plan.namespaces.enter_in_parent()?;
-    let cloned = sys::clone3(plan.namespaces.clone_flags(), unified.as_ref().map(OwnedFd::as_fd));
+    let in_between = plan.namespaces.user().is_some();
+    let flags = if in_between { 0 } else { plan.namespaces.clone_flags() };
+    let cloned = sys::clone3(flags, unified.as_ref().map(OwnedFd::as_fd));
     let (pid, pidfd) = match cloned.context(|| "clone3")? {
         Cloned::Child => {
             // Without this the child would not notice that its parent has died.
             drop(here);
             std::mem::forget(restore);
-            child::run(&there, || child::init(plan, &there))
+            child::run(&there, || {
+                if in_between {
+                    if let Err(error) = give_birth(&plan, &there) {
+                        return error;
+                    }
+                }
+                child::init(plan, &there)
+            })
         }
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
-    let child = Child::new(pid, pidfd);
+    let mut child = Child::new(pid, pidfd);
     mark("shim", "clone3");
     drop(restore);
     drop(there);
+    let mut pid = pid;
+    if in_between {
+        (pid, child) = match here.receive()? {
+            // The one in between has done its work; it is reaped here.
+            Some(Message::Born(pid, pidfd)) => (pid, Child::new(pid, pidfd)),
+            Some(Message::Failed(error)) => return Err(error),
+            _ => return Err(Error::internal(child.how_it_died())),
+        };
+        mark("shim", "birth in the user namespace");
+    }
 
     let served = serve(pid, &here, &plan, cgroup, made, resources, root, warnings);
     match served {
@@ -232,6 +273,19 @@ fn start(
         // A child that has failed knows better why than what then failed here.
         Err(error) if here.is_closed() => Err(child.await_exec(&here).err().unwrap_or(error)),
         Err(error) => Err(error),
+    }
+}
+
+/// The process in between joins what there is and makes init its sibling, which alone comes back from
+/// this. The shim cannot do it: it would not get out of a user namespace again.
+fn give_birth(plan: &InitPlan<'_>, channel: &Channel) -> Result<()> {
+    plan.namespaces.enter_in_between()?;
+    match sys::clone3_sibling(plan.namespaces.clone_flags()).context(|| "clone3 in the user namespace")? {
+        Cloned::Child => Ok(()),
+        Cloned::Parent { pid, pidfd } => {
+            channel.send(&Message::Born(pid, pidfd))?;
+            sys::exit(0)
+        }
     }
 }
 
@@ -250,8 +304,10 @@ fn serve(
     let path = format!("/proc/{pid}/ns/mnt");
     let mount_namespace = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context(|| path)?;
     if plan.namespaces.has(CLONE_NEWUSER) {
-        plan.namespaces.write_maps(pid)?;
-        channel.send(&Message::Mapped)?;
+        if plan.namespaces.user().is_none() {
+            plan.namespaces.write_maps(pid)?;
+            channel.send(&Message::Mapped)?;
+        }
         warnings.extend(set_rlimits(Pid::from_raw(pid), &plan.process.rlimits)?);
     }
     if let Some(score) = plan.process.oom_score_adj {
@@ -265,7 +321,10 @@ fn serve(
     mark("shim", "cgroups");
     let mut fds = vec![match root {
         Root::Mount(mount) => mount,
-        Root::Overlay(overlay) => make_overlay(&overlay)?,
+        Root::Overlay(overlay) => {
+            let userns = overlay.mapped.then(|| user_namespace_of(plan, pid)).transpose()?;
+            make_overlay(&overlay, userns.as_ref().map(OwnedFd::as_fd))?
+        }
         Root::Directory(path) => bind_tree(&path)?,
     }];
     mark("shim", "root filesystem");
@@ -275,6 +334,14 @@ fn serve(
     channel.send(&Message::Go(fds))?;
     mark("shim", "cgroup views");
     Ok(mount_namespace)
+}
+
+fn user_namespace_of(plan: &InitPlan<'_>, pid: i32) -> Result<OwnedFd> {
+    if let Some(userns) = plan.namespaces.user() {
+        return userns.try_clone_to_owned().context(|| "the user namespace");
+    }
+    let path = format!("/proc/{pid}/ns/user");
+    open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context(|| path)
 }
 
 /// Sets `oom_score_adj`; lowering it takes a capability that the host may not grant.
@@ -331,7 +398,7 @@ impl Child {
                 Message::Terminal(master) => told.terminal = Some(master),
                 Message::Executing => executing = true,
                 Message::Failed(error) => return Err(error),
-                Message::Mapped | Message::Cgroups(_) | Message::Go(_) => {}
+                Message::Mapped | Message::Born(..) | Message::Cgroups(_) | Message::Go(_) => {}
             }
         }
         if executing { Ok(told) } else { Err(Error::internal(self.how_it_died())) }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which namespaces a container gets: new ones, or those of others.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType as Type, Spec};
 use rustix::fs::{CWD, Mode, OFlags, open};
@@ -29,6 +29,8 @@ pub(crate) struct Namespaces {
     named: u64,
     new: u64,
     joined: Vec<Joined>,
+    /// The user namespace that is joined; it owns those that are new.
+    user: Option<OwnedFd>,
     uid_map: String,
     gid_map: String,
 }
@@ -66,7 +68,12 @@ pub(crate) fn named(spec: &Spec) -> u64 {
 }
 
 impl Namespaces {
-    pub(crate) fn new(spec: &Spec, netns: Option<BorrowedFd<'_>>) -> Result<Self> {
+    /// `netns` and `userns` stand in for the paths of a `network` and a `user` entry without one.
+    pub(crate) fn new(
+        spec: &Spec,
+        netns: Option<BorrowedFd<'_>>,
+        userns: Option<BorrowedFd<'_>>,
+    ) -> Result<Self> {
         let mut out = Self::default();
         let Some(linux) = spec.linux() else { return Err(Error::invalid("the spec has no linux section")) };
         for namespace in linux.namespaces().iter().flatten() {
@@ -83,11 +90,15 @@ impl Namespaces {
                 (None, Some(netns)) if flag == CLONE_NEWNET => {
                     Some(netns.try_clone_to_owned().context(|| "the network namespace")?)
                 }
+                (None, _) if flag == CLONE_NEWUSER => userns
+                    .map(|userns| userns.try_clone_to_owned().context(|| "the user namespace"))
+                    .transpose()?,
                 _ => None,
             };
             match fd {
                 None => out.new |= flag,
-                Some(_) if flag & (CLONE_NEWNS | CLONE_NEWUSER | CLONE_NEWTIME) != 0 => {
+                Some(fd) if flag == CLONE_NEWUSER => out.user = Some(fd),
+                Some(_) if flag & (CLONE_NEWNS | CLONE_NEWTIME) != 0 => {
                     return Err(Error::invalid(format!(
                         "joining an existing {} namespace is not supported",
                         file(flag)
@@ -124,11 +135,31 @@ impl Namespaces {
         self.new & CLONE_NEWCGROUP != 0
     }
 
+    /// The user namespace that is there already.
+    pub(crate) fn user(&self) -> Option<BorrowedFd<'_>> {
+        self.user.as_ref().map(AsFd::as_fd)
+    }
+
     /// What the parent must join for the child to be born in it: a pid namespace always, and everything
-    /// if a new user namespace would leave the child without the right to.
+    /// if a new user namespace would leave the child without the right to. With a user namespace that is
+    /// joined there is a process in between for all that.
     fn joined_by_parent(&self) -> impl Iterator<Item = &Joined> {
         let all = self.has(CLONE_NEWUSER);
-        self.joined.iter().filter(move |joined| all || joined.flag == CLONE_NEWPID)
+        let none = self.user.is_some();
+        self.joined.iter().filter(move |joined| !none && (all || joined.flag == CLONE_NEWPID))
+    }
+
+    /// The part of the process in between, from whose place in the user namespace init is born: whoever
+    /// has joined that has no more right to join others of the host's.
+    pub(crate) fn enter_in_between(&self) -> Result<()> {
+        for joined in &self.joined {
+            sys::setns(joined.fd.as_fd(), joined.flag)
+                .context(|| format!("join the {} namespace", file(joined.flag)))?;
+        }
+        match &self.user {
+            Some(user) => sys::setns(user.as_fd(), CLONE_NEWUSER).context(|| "join the user namespace"),
+            None => Ok(()),
+        }
     }
 
     /// The parent's part of joining; undone by dropping the result.
@@ -148,8 +179,11 @@ impl Namespaces {
         Ok(())
     }
 
-    /// Maps the ids of the child's user namespace.
+    /// Maps the ids of the child's user namespace, if that is new.
     pub(crate) fn write_maps(&self, pid: i32) -> Result<()> {
+        if self.user.is_some() {
+            return Ok(());
+        }
         write_maps(pid, &self.uid_map, &self.gid_map)
     }
 }
@@ -191,6 +225,17 @@ impl Drop for Restore {
     }
 }
 
+/// The host's ids of a container's uid and gid 0, if it is in a user namespace of its own.
+pub(crate) fn host_root(spec: &Spec) -> Option<(u32, u32)> {
+    let linux = spec.linux().as_ref()?;
+    let in_user = linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == Type::User);
+    let root = |mappings: Option<&[LinuxIdMapping]>| {
+        let first = mappings.unwrap_or_default().iter().find(|mapping| mapping.container_id() == 0)?;
+        Some(first.host_id())
+    };
+    root(linux.uid_mappings().as_deref()).zip(root(linux.gid_mappings().as_deref())).filter(|_| in_user)
+}
+
 /// Mappings as the kernel reads them, a line each.
 pub(crate) fn map_lines(mappings: Option<&[LinuxIdMapping]>, what: &str) -> Result<String> {
     let mappings = mappings.unwrap_or_default();
@@ -211,7 +256,7 @@ mod tests {
 
     fn parse(linux: &str) -> Result<Namespaces> {
         let spec = serde_json::from_str(&format!(r#"{{"ociVersion":"1.2.0","linux":{linux}}}"#)).unwrap();
-        Namespaces::new(&spec, None)
+        Namespaces::new(&spec, None, None)
     }
 
     #[test]
@@ -234,7 +279,6 @@ mod tests {
             r#"{"namespaces":[{"type":"pid"}]}"#.to_owned(),
             r#"{"namespaces":[{"type":"mount"},{"type":"mount"}]}"#.to_owned(),
             r#"{"namespaces":[{"type":"mount"},{"type":"ipc","path":"/no/such"}]}"#.to_owned(),
-            r#"{"namespaces":[{"type":"mount"},{"type":"user","path":"/proc/self/ns/user"}]}"#.to_owned(),
             r#"{"namespaces":[{"type":"mount"},{"type":"user"}]}"#.to_owned(),
             format!(
                 r#"{{"namespaces":[{{"type":"mount"}},{{"type":"user"}}],"uidMappings":[{many}],"gidMappings":[{many}]}}"#

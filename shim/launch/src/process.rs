@@ -141,11 +141,11 @@ impl<'a> ProcessPlan<'a> {
         })
     }
 
-    /// `--privileged`: every capability, no filter.
+    /// `exec --privileged`: every capability. The container's seccomp filter and AppArmor profile hold on, as with the
+    /// reference; a privileged container has none.
     pub(crate) fn make_privileged(&mut self) -> Result<()> {
         self.caps = Caps::all();
         self.caps.clamp(caps::available()?);
-        self.seccomp = None;
         Ok(())
     }
 }

@@ -18,6 +18,7 @@ pub(crate) const CLONE_NEWUSER: u64 = 0x1000_0000;
 pub(crate) const CLONE_NEWPID: u64 = 0x2000_0000;
 pub(crate) const CLONE_NEWNET: u64 = 0x4000_0000;
 const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_PARENT: u64 = 0x8000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 pub(crate) const ATTR_RDONLY: u64 = 0x1;
@@ -97,12 +98,23 @@ fn last_errno() -> Errno {
 /// The caller's process must have a single thread: the child goes on with everything that the C
 /// library and the allocator had in memory.
 pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
-    let mut pidfd: RawFd = -1;
     let signal = u64::try_from(libc::SIGCHLD).unwrap_or_default();
+    clone_with(flags, signal, cgroup)
+}
+
+/// As [`clone3`], but the new process is this one's sibling: its parent, and the one to reap it, is this
+/// process's own parent.
+pub(crate) fn clone3_sibling(flags: u64) -> Result<Cloned, Errno> {
+    // The signal at its end is the one that this process's would be.
+    clone_with(flags | CLONE_PARENT, 0, None)
+}
+
+fn clone_with(flags: u64, exit_signal: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
+    let mut pidfd: RawFd = -1;
     let mut args = CloneArgs {
         flags: flags | CLONE_PIDFD,
         pidfd: ptr::from_mut(&mut pidfd) as u64,
-        exit_signal: signal,
+        exit_signal,
         ..CloneArgs::default()
     };
     if let Some(cgroup) = cgroup {

@@ -108,7 +108,7 @@ mod tests {
             }
         }))
         .unwrap();
-        plan(&spec, &Namespaces::new(&spec, None)?)
+        plan(&spec, &Namespaces::new(&spec, None, None)?)
     }
 
     #[test]

@@ -5,10 +5,12 @@
 mod common;
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 
 use berth_launch::Kind;
-use common::{Box, cgroups_path};
+use common::{Box, cgroups_path, set};
 use serde_json::json;
 
 /// Runs a script and compares what it prints.
@@ -208,10 +210,18 @@ fn overlays_of_many_layers() {
     lower.push(container.root());
     fs::write(lower[0].join("layer"), "topmost\n").unwrap();
     fs::write(lower[126].join("layer"), "other\n").unwrap();
-    for (n, make) in [berth_launch::overlay, berth_launch::overlay_for_old_kernels].iter().enumerate() {
+    type Make = fn(&berth_launch::Overlay) -> Result<OwnedFd, berth_launch::Error>;
+    let ways: [Make; 2] =
+        [|overlay| berth_launch::overlay(overlay, None), berth_launch::overlay_for_old_kernels];
+    for (n, make) in ways.iter().enumerate() {
         let (upper, work) = (at(&format!("upper{n}")), at(&format!("work{n}")));
-        let overlay =
-            berth_launch::Overlay { lower: lower.clone(), upper: upper.clone(), work, volatile: true };
+        let overlay = berth_launch::Overlay {
+            lower: lower.clone(),
+            upper: upper.clone(),
+            work,
+            volatile: true,
+            mapped: false,
+        };
         let mount = make(&overlay).unwrap();
         let output = container.run_on(berth_launch::Root::Mount(mount)).unwrap();
         assert_eq!(output.out, "topmost\n", "{output:?}");
@@ -493,7 +503,7 @@ fn exec_in_a_container() {
     let output = running
         .exec(&["grep", "-E", "Cap(Inh|Amb)|Seccomp:", "/proc/self/status"], |input| input.privileged = true)
         .unwrap();
-    assert_eq!(output.out, "CapInh:\t0000000000000000\nCapAmb:\t0000000000000000\nSeccomp:\t0\n");
+    assert_eq!(output.out, "CapInh:\t0000000000000000\nCapAmb:\t0000000000000000\nSeccomp:\t2\n");
     // Whoever joins the mount namespace finds the container's root, and nothing of the host's below it.
     let output = running.exec(&["sh", "-c", "ls /; grep -c ' / ' /proc/mounts"], |_| {}).unwrap();
     assert_eq!(output.out, "bin\ndev\netc\nproc\nroot\nsrv\nsys\ntmp\n1\n");
@@ -559,6 +569,75 @@ fn user_namespace() {
         output.out, "0\n         0     100000      65536\nCapEff:\t00000000a80425fb\n123\n",
         "{output:?}"
     );
+}
+
+/// A user namespace with its ids mapped, and a network namespace that it owns.
+fn namespaces_of_others() -> (OwnedFd, PathBuf, std::process::Child) {
+    let process = std::process::Command::new("unshare")
+        .args(["-Un", "sleep", "1000"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = process.id();
+    let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    while of(&pid.to_string()) == of("self") {
+        std::thread::yield_now();
+    }
+    for map in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{pid}/{map}"), "0 100000 65536").unwrap();
+    }
+    let user = fs::File::open(format!("/proc/{pid}/ns/user")).unwrap();
+    (user.into(), format!("/proc/{pid}/ns/net").into(), process)
+}
+
+fn user_namespace_of_others() {
+    let (user, net, mut process) = namespaces_of_others();
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+    let mut container = Box::new(
+        "id -u; cat /proc/self/uid_map; stat -c %u:%g /bin/busybox / /vol /vol/f; touch /new && stat -c %u /new; \
+         echo y > /vol/g; echo 1 > /proc/sys/net/ipv4/ip_forward && cat /proc/sys/net/ipv4/ip_forward; \
+         ip link set lo up; rm /bin/ln; echo ok > /dev/stdout; ps | wc -l",
+    )
+    .overlay()
+    .with("/linux/uidMappings", map.clone())
+    .with("/linux/gidMappings", map)
+    .with("/linux/readonlyPaths", json!([]));
+    let caps = container.spec["process"]["capabilities"].as_object_mut().unwrap();
+    for set in ["bounding", "permitted", "effective"] {
+        caps[set].as_array_mut().unwrap().push(json!("CAP_NET_ADMIN"));
+    }
+    let volume = container.dir.path().join("vol");
+    fs::create_dir(&volume).unwrap();
+    fs::write(volume.join("f"), "x").unwrap();
+    let upper = container.dir.path().join("upper");
+    fs::create_dir(&upper).unwrap();
+    std::os::unix::fs::chown(&upper, Some(100_000), Some(100_000)).unwrap();
+    container = container.mount(json!({
+        "destination": "/vol", "type": "bind", "source": volume, "options": ["rbind", "idmap"],
+    }));
+    container.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    set(&mut container.spec, "/linux/namespaces/1", json!({"type": "network", "path": net}));
+    container.userns = Some(user);
+    let output = container.run().unwrap();
+    assert_eq!(
+        output.out, "0\n         0     100000      65536\n0:0\n0:0\n0:0\n0:0\n0\n1\nok\n4\n",
+        "{output:?}"
+    );
+    // What the container writes to its own files is shifted, what it writes to the volume is not.
+    let owner = |path: PathBuf| std::os::unix::fs::MetadataExt::uid(&fs::symlink_metadata(path).unwrap());
+    assert_eq!((owner(upper.join("new")), owner(volume.join("g"))), (100_000, 0));
+    assert_eq!(owner(container.root().join("bin/busybox")), 0, "the layer is as it was");
+    container.spec["process"]["args"] = json!(["sleep", "1000"]);
+    container.spec["linux"]["cgroupsPath"] = json!(cgroups_path());
+    let running = container.start();
+    let output = running
+        .exec(&["sh", "-c", "id -u; cat /proc/self/uid_map; echo ok > /dev/stdout; stat -c %u /new"], |_| {})
+        .unwrap();
+    assert_eq!(output.out, "0\n         0     100000      65536\nok\n0\n", "{output:?}");
+    drop(running);
+    process.kill().unwrap();
+    process.wait().unwrap();
 }
 
 fn failures_leave_nothing() {
@@ -655,6 +734,7 @@ fn main() {
         exec_with_a_terminal,
         exec_after_the_end,
         user_namespace,
+        user_namespace_of_others,
         failures_leave_nothing,
         without_a_dev_mount,
         nothing_is_leaked,

@@ -111,6 +111,9 @@ pub struct Launch {
     /// The network namespace to join: an fd of it. Held until the shim ends.
     #[serde(default)]
     pub netns: Option<FdIndex>,
+    /// The user namespace to join: an fd of it. It owns the network namespace, and its mappings are those in the spec.
+    #[serde(default)]
+    pub userns: Option<FdIndex>,
     /// Descriptors that the shim holds for the daemon under a name (sockets reserving published ports,
     /// DNS sockets).
     #[serde(default)]
@@ -141,6 +144,9 @@ pub struct BindSource {
     pub path: String,
     /// Make a directory if nothing is there.
     pub create: bool,
+    /// Who owns what is made, as the host counts: a container's root that is not the host's.
+    #[serde(default)]
+    pub owner: Option<(u32, u32)>,
 }
 
 /// What becomes the container's `/`.
@@ -157,6 +163,9 @@ pub enum Root {
         /// Skip syncing at unmount (for containers that are removed when they end).
         #[serde(default)]
         volatile: bool,
+        /// The lower directories' ids are as [`Launch::userns`] maps them; those of the upper one are the host's.
+        #[serde(default)]
+        mapped: bool,
     },
     /// A directory.
     Directory {
@@ -247,7 +256,7 @@ pub struct Exec {
     pub process: serde_json::Value,
     /// Who runs it.
     pub user: User,
-    /// Skip the seccomp filter and grant all capabilities (`--privileged`).
+    /// Grant all capabilities (`--privileged`); the container's seccomp filter stays.
     #[serde(default)]
     pub privileged: bool,
     /// Give it a pseudo-terminal.

@@ -11,6 +11,7 @@ use berth_shim_proto::{Exec, Launch, Root};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use super::{Outcome, Started, internal, invalid, launch_failure};
+use crate::container::GivenNamespaces;
 use crate::say::say;
 use crate::stdio::{self, Ends, Wanted};
 
@@ -32,7 +33,7 @@ pub(crate) struct Native {
 pub(crate) fn launch(
     launch: &Launch,
     spec: Vec<u8>,
-    netns: Option<BorrowedFd<'_>>,
+    namespaces: GivenNamespaces<'_>,
     seccomp: Option<OwnedFd>,
 ) -> Outcome<(Native, Started, Vec<String>)> {
     let parsed: Spec = parse(&spec)?;
@@ -45,7 +46,8 @@ pub(crate) fn launch(
         root: root(&launch.root),
         user: Some(UserRequest { user: &launch.user.user, groups: &launch.user.groups }),
         stdio,
-        netns,
+        netns: namespaces.net,
+        userns: namespaces.user,
         seccomp: filter.as_deref(),
     })
     .map_err(launch_failure)?;
@@ -143,11 +145,12 @@ fn parse(spec: &[u8]) -> Outcome<Spec> {
 /// The launcher's form of a root.
 pub(super) fn root(root: &Root) -> berth_launch::Root {
     match root {
-        Root::Overlay { lower, upper, work, volatile } => berth_launch::Root::Overlay(Overlay {
+        Root::Overlay { lower, upper, work, volatile, mapped } => berth_launch::Root::Overlay(Overlay {
             lower: lower.iter().map(PathBuf::from).collect(),
             upper: upper.into(),
             work: work.into(),
             volatile: *volatile,
+            mapped: *mapped,
         }),
         Root::Directory { path } => berth_launch::Root::Directory(path.into()),
     }

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use super::cli::{self, Cli, Job, forget};
 use super::console::Console;
 use super::{Outcome, Started, internal, invalid, launch_failure};
+use crate::container::GivenNamespaces;
 use crate::say::say;
 use crate::stdio::{self, Ends, Wanted};
 use crate::sys;
@@ -53,16 +54,16 @@ pub(crate) struct Starting {
 pub(crate) fn launch(
     launch: &Launch,
     spec: &[u8],
-    netns: Option<BorrowedFd<'_>>,
+    namespaces: GivenNamespaces<'_>,
     cli: Cli,
 ) -> Outcome<(Oci, Started)> {
     let mut spec: Value = serde_json::from_slice(spec).map_err(|e| invalid(format!("config.json: {e}")))?;
-    let rootfs = mount_root(&launch.root, &cli.bundle)?;
+    let rootfs = mount_root(&launch.root, &cli.bundle, namespaces.user)?;
     let path = spec["linux"]["cgroupsPath"].as_str();
     let cgroup = path.and_then(|path| Cgroup::open(Path::new(path)).ok());
     let oci = Oci { cli, cgroup, serial: 0 };
     let outcome = (|| {
-        complete(&mut spec, launch, &rootfs, netns)?;
+        complete(&mut spec, launch, &rootfs, namespaces)?;
         write_json(&oci.cli.bundle.join(SPEC_FILE), &spec)?;
         let wanted = Wanted { stdin: launch.open_stdin, stdout: true, stderr: true };
         let pid_file = oci.cli.bundle.join("init.pid");
@@ -240,7 +241,7 @@ fn take_over(
 }
 
 /// Makes the root visible to the runtime and nobody else.
-fn mount_root(root: &Root, bundle: &Path) -> Outcome<PathBuf> {
+fn mount_root(root: &Root, bundle: &Path, userns: Option<BorrowedFd<'_>>) -> Outcome<PathBuf> {
     sys::unshare_mounts().map_err(|e| internal("mount namespace", e))?;
     // What the host unmounts later must not live on in here.
     let downstream = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
@@ -250,7 +251,7 @@ fn mount_root(root: &Root, bundle: &Path) -> Outcome<PathBuf> {
         berth_launch::Root::Directory(path) => return Ok(path),
         berth_launch::Root::Mount(_) => return Err(internal("root", "an unexpected kind")),
     };
-    let mount = berth_launch::overlay(&overlay).map_err(launch_failure)?;
+    let mount = berth_launch::overlay(&overlay, userns).map_err(launch_failure)?;
     let rootfs = bundle.join(ROOTFS);
     match fs::create_dir(&rootfs) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -265,19 +266,18 @@ fn mount_root(root: &Root, bundle: &Path) -> Outcome<PathBuf> {
 }
 
 /// Puts what only the shim knows into the spec.
-fn complete(spec: &mut Value, launch: &Launch, rootfs: &Path, netns: Option<BorrowedFd<'_>>) -> Outcome<()> {
+fn complete(spec: &mut Value, launch: &Launch, rootfs: &Path, given: GivenNamespaces<'_>) -> Outcome<()> {
     let root = rustix::fs::open(rootfs, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| internal("root file system", e))?;
     spec["root"]["path"] = json!(rootfs.to_string_lossy());
     let process = spec.get_mut("process").ok_or_else(|| invalid("config.json has no process"))?;
     set_user(process, root.as_fd(), &launch.user)?;
     set_terminal(process, launch.terminal);
-    if let Some(netns) = netns {
-        let path = format!("/proc/{}/fd/{}", std::process::id(), netns.as_raw_fd());
+    for (kind, fd) in [("network", given.net), ("user", given.user)] {
+        let Some(fd) = fd else { continue };
         let namespaces = spec["linux"]["namespaces"].as_array_mut();
-        let network = namespaces.and_then(|all| all.iter_mut().find(|n| n["type"] == "network"));
-        if let Some(network) = network {
-            network["path"] = json!(path);
+        if let Some(one) = namespaces.and_then(|all| all.iter_mut().find(|n| n["type"] == kind)) {
+            one["path"] = json!(format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()));
         }
     }
     Ok(())

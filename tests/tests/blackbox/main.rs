@@ -51,6 +51,7 @@ mod states;
 mod store;
 mod streams;
 mod tutorial;
+mod users;
 mod walk;
 
 /// One test body, run with the docker CLI and with `berth`.

@@ -179,7 +179,7 @@ pub(crate) async fn system_info(app: Arc<App>, call: Call) -> Answer {
         containerd_commit: Commit::default(),
         runc_commit: Commit::default(),
         init_commit: Commit::default(),
-        security_options: host.security_options(&settings),
+        security_options: host.security_options(&settings, app.engine.remaps_users()),
         default_address_pools: (!pools.is_empty()).then_some(pools),
         firewall_backend: Some(FirewallInfo { driver: "nftables".to_owned(), info: None }),
         cdi_spec_dirs: Vec::new(),

@@ -167,6 +167,9 @@ pub(crate) struct Flags {
     /// Set no_new_privs in every container
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     no_new_privileges: Option<bool>,
+    /// Users of containers are subordinate ids of this user: "default", USER or USER:GROUP
+    #[arg(long, value_name = "USER")]
+    userns_remap: Option<String>,
     /// KEY=VALUE shown by info; may be repeated
     #[arg(long, value_name = "LABEL")]
     label: Vec<String>,
@@ -355,6 +358,7 @@ impl Flags {
             cgroup_parent: self.cgroup_parent.clone(),
             exec_opts: list(&self.exec_opt),
             no_new_privileges: self.no_new_privileges,
+            userns_remap: self.userns_remap.clone(),
             labels: list(&self.label),
             shutdown_timeout: self.shutdown_timeout,
             shim_path: self.shim_path.clone(),

@@ -62,6 +62,7 @@ pub(crate) struct Given {
     pub(crate) cgroup_parent: Option<String>,
     pub(crate) exec_opts: Option<Vec<String>>,
     pub(crate) no_new_privileges: Option<bool>,
+    pub(crate) userns_remap: Option<String>,
     pub(crate) labels: Option<Vec<String>>,
     pub(crate) shutdown_timeout: Option<i64>,
     pub(crate) shim_path: Option<String>,

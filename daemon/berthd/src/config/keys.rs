@@ -85,6 +85,7 @@ pub(super) fn support(key: &str) -> Option<Support> {
         | "seccomp-profile"
         | "cgroup-parent"
         | "no-new-privileges"
+        | "userns-remap"
         | "labels"
         | "exec-opts"
         | "shutdown-timeout"
@@ -108,7 +109,6 @@ pub(super) fn support(key: &str) -> Option<Support> {
         "network-diagnostic-port" => Only(Wanted::Zero, "there is no network database to diagnose"),
         "rootless" => NoEffect("the daemon runs as root"),
         "selinux-enabled"
-        | "userns-remap"
         | "authorization-plugins"
         | "tls"
         | "tlsverify"

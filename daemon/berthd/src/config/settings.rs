@@ -162,6 +162,8 @@ pub(crate) struct Settings {
     pub(crate) cgroup_parent: String,
     pub(crate) cgroup_driver: CgroupDriver,
     pub(crate) no_new_privileges: bool,
+    /// Whose subordinate ids containers get, as it was said.
+    pub(crate) userns_remap: Option<String>,
     pub(crate) labels: Vec<String>,
     pub(crate) shutdown_timeout: Duration,
     pub(crate) shim_path: Option<PathBuf>,
@@ -386,6 +388,7 @@ impl Settings {
             cgroup_parent: Self::cgroup_parent(given, cgroup_driver)?,
             cgroup_driver,
             no_new_privileges: given.no_new_privileges.unwrap_or(false),
+            userns_remap: given.userns_remap.clone().filter(|said| !said.is_empty()),
             labels: given.labels.clone().unwrap_or_default(),
             shutdown_timeout: Duration::from_secs(at_least(
                 "shutdown-timeout",

@@ -66,7 +66,7 @@ fn every_mistake_is_named() {
         r#"{"nope":1,"debug":true,"alsonot":{}}"#,
         "don't match any configuration option: nope, alsonot",
     );
-    refused(&[], r#"{"userns-remap":"default"}"#, "not supported by this version of Berth: userns-remap");
+    refused(&[], r#"{"raw-logs":true}"#, "not supported by this version of Berth: raw-logs");
     refused(&[], r#"{"debug":"yes"}"#, "debug is not as it should be");
     refused(&[], r#"["debug"]"#, "not a JSON object");
     refused(&[], r#"{"log-level":"loud"}"#, "invalid log-level \"loud\"");

@@ -81,7 +81,7 @@ impl Engine {
         let (sender, pieces) = mpsc::channel(AHEAD);
         let base = stat.name.clone();
         drop(tokio::task::spawn_blocking(move || {
-            tarball::send(sender, &file, base.as_bytes(), tarball::Of::Files);
+            tarball::send(sender, &file, base.as_bytes(), tarball::Of::Files, view.ids());
             // Its mounts stay until the last byte was read.
             drop(view);
         }));

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use berth_domain::{Error, Result};
+use berth_domain::{Error, IdMap, Result};
 use berth_sys::in_root::{self, InRoot};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -58,14 +58,15 @@ impl Engine {
             let read = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let top: OwnedFd =
                 rustix::fs::open(&upper, read, Mode::empty()).map_err(|e| Error::io("opening", &upper, e))?;
-            compare(InRoot::from_fd(image), &top).map_err(|error| Error::io("reading", &upper, error))
+            compare(InRoot::from_fd(image), &top, now.id_map.as_deref())
+                .map_err(|error| Error::io("reading", &upper, error))
         })
         .await
     }
 }
 
-fn compare(image: InRoot, upper: &OwnedFd) -> io::Result<Changes> {
-    let mut comparison = Comparison { image, changes: Changes::new(), bytes: 0 };
+fn compare(image: InRoot, upper: &OwnedFd, ids: Option<&IdMap>) -> io::Result<Changes> {
+    let mut comparison = Comparison { image, ids, changes: Changes::new(), bytes: 0 };
     comparison.directory(upper, Path::new("/"), true, 0)?;
     let changed: Vec<PathBuf> = comparison.changes.keys().cloned().collect();
     for path in changed {
@@ -76,14 +77,16 @@ fn compare(image: InRoot, upper: &OwnedFd) -> io::Result<Changes> {
     Ok(comparison.changes)
 }
 
-struct Comparison {
+struct Comparison<'a> {
     image: InRoot,
+    /// The container's users, if they are not the host's: the image's files have others' owners then.
+    ids: Option<&'a IdMap>,
     changes: Changes,
     /// Of the paths among them.
     bytes: usize,
 }
 
-impl Comparison {
+impl Comparison<'_> {
     fn note(&mut self, path: PathBuf, kind: ChangeKind) -> io::Result<()> {
         self.bytes += path.as_os_str().len() + OVERHEAD;
         if self.bytes > BYTES_MAX {
@@ -140,8 +143,21 @@ impl Comparison {
         Ok(())
     }
 
+    fn capability(&self, file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+        let value = capability(file)?;
+        Ok(match self.ids {
+            Some(ids) if !value.is_empty() => {
+                crate::users::attributes::inside(b"security.capability", &value, ids).unwrap_or_default()
+            }
+            _ => value,
+        })
+    }
+
     fn entry(&mut self, file: BorrowedFd<'_>, path: PathBuf, merged: bool, depth: usize) -> io::Result<()> {
-        let stat = rustix::fs::fstat(file)?;
+        let mut stat = rustix::fs::fstat(file)?;
+        if let Some(ids) = self.ids {
+            (stat.st_uid, stat.st_gid) = (ids.uid_inside(stat.st_uid), ids.gid_inside(stat.st_gid));
+        }
         let kind = FileType::from_raw_mode(stat.st_mode);
         // Beneath a directory that is new, nothing is the image's.
         let below = if merged { self.below(&path)? } else { None };
@@ -160,7 +176,7 @@ impl Comparison {
             }
             return Ok(());
         };
-        if differ(&old_stat, &stat) || capability(old.as_fd())? != capability(file)? {
+        if differ(&old_stat, &stat) || capability(old.as_fd())? != self.capability(file)? {
             self.note(path.clone(), ChangeKind::Modified)?;
         }
         if kind != FileType::Directory {

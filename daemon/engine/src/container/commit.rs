@@ -117,11 +117,12 @@ impl Engine {
         };
         let (sender, archive) = mpsc::channel(AHEAD);
         let upper = now.paths.upper.clone();
+        let ids = now.id_map.clone();
         let reading = blocking(move || {
             let read = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let upper: OwnedFd =
                 rustix::fs::open(&upper, read, Mode::empty()).map_err(|e| Error::io("opening", &upper, e))?;
-            tarball::send(sender, &upper, b"", tarball::Of::Upper);
+            tarball::send(sender, &upper, b"", tarball::Of::Upper, ids);
             Ok(())
         });
         let engine = Arc::clone(self);

@@ -74,6 +74,7 @@ impl Engine {
         let wanted = asked::derive(&self.config, &config, &host_config, &networking)?;
         wanted.log.check()?;
         self.check_lenders(&wanted)?;
+        let id_map = self.id_map_for(&host_config)?;
         self.fix_links(&mut host_config)?;
 
         let (image, facts) = self.find_image(&image_name, platform, &mut warnings)?;
@@ -92,6 +93,7 @@ impl Engine {
         let (name, guard) = self.take_name(name, &id)?;
         let mut now =
             self.snapshot(&id, name, Timestamp::now(), (config, host_config, networking), &derived, args);
+        now.id_map = id_map;
         now.image = image;
         now.image_name = image_name;
         now.platform = facts.platform;
@@ -238,6 +240,7 @@ impl Engine {
             sandbox: None,
             mounts: Arc::new([]),
             log_path,
+            id_map: None,
             paths: Arc::new(paths),
         }
     }
@@ -260,6 +263,12 @@ impl Engine {
         make_dir(&now.paths.dir, 0o710)?;
         make_dir(&now.paths.upper, 0o755)?;
         make_dir(&now.paths.work, 0o700)?;
+        if let Some(map) = &now.id_map {
+            // What the container sees as its root directory.
+            let (uid, gid) = map.root();
+            std::os::unix::fs::chown(&now.paths.upper, Some(uid), Some(gid))
+                .map_err(|error| Error::io("giving away", &now.paths.upper, error))?;
+        }
         if let Some(size) = crate::storage::size(&now.host_config)? {
             crate::storage::bound(&now.paths, size)?;
         }
@@ -325,6 +334,7 @@ impl Engine {
             host_config: (*now.host_config).clone(),
             networking: (*now.networking).clone(),
             mounts: now.mounts.to_vec(),
+            id_map: now.id_map.as_deref().map(Into::into),
         };
         let path = now.paths.dir.join(CONFIG_FILE);
         record::write(&path, &record)?;

@@ -31,7 +31,8 @@ impl Engine {
                 .map_err(|error| Error::internal("opening the container's root").because(error))?;
         let (sender, pieces) = mpsc::channel(AHEAD);
         drop(tokio::task::spawn_blocking(move || {
-            tarball::send(sender, &root, b"", tarball::Of::Files);
+            let ids = view.ids();
+            tarball::send(sender, &root, b"", tarball::Of::Files, ids);
             drop(view);
         }));
         self.container_event(&handle.now(), "export", &[]);

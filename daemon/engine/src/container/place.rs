@@ -7,10 +7,13 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use berth_domain::IdMap;
 use berth_image::tar::{self, Entry, Kind, Reader};
 use berth_sys::in_root::{self, InRoot};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
+
+use crate::users::attributes;
 
 /// What is kept of directories that are seen to at the end, in bytes; further ones keep the time of their unpacking.
 const LATER_MAX: usize = 64 << 20;
@@ -23,6 +26,8 @@ pub(crate) struct Place<'a> {
     path: &'a Path,
     keep_kinds: bool,
     owner: Option<(u32, u32)>,
+    /// The container's users, if they are not the host's.
+    ids: Option<&'a IdMap>,
     /// The directory that the last entry went to: archives come sorted.
     parent: Option<(PathBuf, OwnedFd)>,
     later: Vec<Later>,
@@ -87,8 +92,14 @@ fn times(entry: &Entry) -> Timestamps {
 }
 
 impl<'a> Place<'a> {
-    pub(crate) fn new(root: &'a InRoot, path: &'a Path, keep_kinds: bool, owner: Option<(u32, u32)>) -> Self {
-        Self { root, path, keep_kinds, owner, parent: None, later: Vec::new(), later_bytes: 0 }
+    pub(crate) fn new(
+        root: &'a InRoot,
+        path: &'a Path,
+        keep_kinds: bool,
+        owner: Option<(u32, u32)>,
+        ids: Option<&'a IdMap>,
+    ) -> Self {
+        Self { root, path, keep_kinds, owner, ids, parent: None, later: Vec::new(), later_bytes: 0 }
     }
 
     /// Unpacks one entry.
@@ -132,12 +143,12 @@ impl<'a> Place<'a> {
 
     /// Gives directories what they could not have while they were filled.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
-        for Later { path, times, access } in self.later.drain(..).rev() {
+        for Later { path, times, access } in std::mem::take(&mut self.later).into_iter().rev() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
             match self.root.open(&self.path.join(path), flags, Mode::empty()) {
                 Ok(directory) => {
                     if let Some(access) = access {
-                        set_attribute(&directory, DEFAULT_ACCESS, &access)?;
+                        self.set_attribute(&directory, DEFAULT_ACCESS, &access)?;
                     }
                     rustix::fs::futimens(&directory, &times)?;
                 }
@@ -169,6 +180,14 @@ impl<'a> Place<'a> {
         }
     }
 
+    fn set_attribute(&self, file: &OwnedFd, name: &[u8], value: &[u8]) -> io::Result<()> {
+        let Some(ids) = self.ids else { return set_attribute(file, name, value) };
+        let value = attributes::to_host(name, value, ids).ok_or_else(|| {
+            bad(format!("its attribute {} names others than the container's users", name.escape_ascii()))
+        })?;
+        set_attribute(file, name, &value)
+    }
+
     fn owner_of(&self, entry: &Entry) -> io::Result<(Option<Uid>, Option<Gid>)> {
         let (uid, gid) = match self.owner {
             Some(owner) => owner,
@@ -177,6 +196,12 @@ impl<'a> Place<'a> {
                 let id = |id: u64| u32::try_from(id).ok().filter(|id| *id != u32::MAX);
                 id(entry.uid).zip(id(entry.gid)).ok_or_else(|| bad("its owner is out of range"))?
             }
+        };
+        let (uid, gid) = match self.ids {
+            None => (uid, gid),
+            Some(ids) => ids.uid_to_host(uid).zip(ids.gid_to_host(gid)).ok_or_else(|| {
+                bad(format!("its owner {uid}:{gid} is none of the container's users (userns-remap)"))
+            })?,
         };
         Ok((Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))
     }
@@ -203,7 +228,7 @@ impl<'a> Place<'a> {
             self.later_bytes += bytes;
             self.later.push(Later { path: path.to_owned(), times: times(entry), access: access.cloned() });
         } else if let Some(access) = access {
-            set_attribute(&directory, DEFAULT_ACCESS, access)?;
+            self.set_attribute(&directory, DEFAULT_ACCESS, access)?;
         }
         Ok(())
     }
@@ -280,7 +305,7 @@ impl<'a> Place<'a> {
         for (name, value) in &entry.xattrs {
             // Those of the kernel's own subsystems are not an archive's to set.
             if crate::tarball::is_the_files(name) && name != DEFAULT_ACCESS {
-                set_attribute(file, name, value)?;
+                self.set_attribute(file, name, value)?;
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use berth_domain::{Error, Result};
+use berth_domain::{Error, IdMap, Result};
 use berth_image::tar;
 use bytes::{Buf as _, Bytes};
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
@@ -56,8 +56,15 @@ impl Engine {
         let user = Some(now.config.user.clone()).filter(|user| options.container_user && !user.is_empty());
         let read_only_root = now.host_config.readonly_rootfs;
         blocking(move || {
-            let put = Put { view: &view, asked: &asked, read_only_root };
-            put.run(options, user.as_deref(), Arriving::new(archive))
+            let ids = view.ids();
+            let put = Put { view: &view, asked: &asked, read_only_root, ids: ids.as_deref() };
+            let run = || put.run(options, user.as_deref(), Arriving::new(archive));
+            match &ids {
+                None => run(),
+                // What is made on the way belongs to the container's root.
+                Some(ids) => berth_sys::mapped::as_owner(ids.root(), run)
+                    .map_err(|error| Error::internal("unpacking the archive").because(error))?,
+            }
         })
         .await?;
         self.container_event(&handle.now(), "extract-to-dir", &[]);
@@ -69,6 +76,7 @@ struct Put<'a> {
     view: &'a View,
     asked: &'a Asked,
     read_only_root: bool,
+    ids: Option<&'a IdMap>,
 }
 
 impl Put<'_> {
@@ -88,7 +96,7 @@ impl Put<'_> {
         let owner = user.map(|user| self.owner(user)).transpose()?;
         let (_, plain) = berth_image::packed::open(arriving).map_err(|error| self.failed(error))?;
         let mut archive = tar::Reader::new(plain);
-        let mut place = Place::new(root, &self.asked.clean, options.keep_kinds, owner);
+        let mut place = Place::new(root, &self.asked.clean, options.keep_kinds, owner, self.ids);
         let mut unpack = || -> io::Result<()> {
             while let Some(entry) = archive.next_entry()? {
                 place.entry(&mut archive, &entry).map_err(|error| {

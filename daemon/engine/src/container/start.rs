@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use berth_domain::container::Request;
 use berth_domain::{CgroupDriver, ContainerId, Error, Result};
-use berth_network::{Mode, Sandbox, SandboxRecord, SandboxRequest};
+use berth_network::{Mode, Sandbox, SandboxRecord, SandboxRequest, UserNamespace};
 use berth_runtime::spec::{self, Namespaces, Share, Shm, SpecInput};
 use berth_runtime::{Scope, SeccompFilter, ShimError, ShimEvent};
 use berth_shim_proto::{BindSource, FailureKind, HeldFd, Launch, Log, Root, SPEC_FILE, TerminalSize};
@@ -143,6 +143,8 @@ struct Borrowed {
     /// Whose `/etc` files are shared.
     etc_of: Option<Paths>,
     hostname: Option<String>,
+    /// The user namespace that owns what is lent, if that is not the host's.
+    userns: Option<OwnedFd>,
     namespaces: Namespaces,
     shm: Shm,
 }
@@ -182,6 +184,7 @@ impl Flight {
         let mut lower = engine.backends.images.layers(&self.now.image)?;
         lower.push(engine.init_layer());
         let mut borrowed = self.borrow(&engine)?;
+        self.borrow_user_namespace(&engine, &mut borrowed)?;
 
         undo.push(Step::RunDir(paths.run_dir.clone()));
         make_run_dir(&paths.run_dir).await?;
@@ -196,7 +199,7 @@ impl Flight {
         // The sandbox, the shim and the spec do not need one another.
         undo.push(Step::Sandbox);
         undo.push(Step::Volumes(Arc::clone(&self.now.mounts)));
-        let request = self.sandbox_request(borrowed.netns.take());
+        let request = self.sandbox_request(borrowed.netns.take(), borrowed.userns.as_ref())?;
         let started_at = Timestamp::now();
         self.state.started_at = Some(started_at);
         let (this, borrowed) = (&*self, &borrowed);
@@ -240,7 +243,8 @@ impl Flight {
         let log = self.asked.log.for_shim(&self.now, &self.engine.config.journal_socket);
         let log = cancel.race(log).await.ok_or_else(|| cancelled(&self.id))??;
         let room = crate::storage::Room::lend(&self.now.host_config, &paths);
-        let (launch, fds) = self.launch(&lower, log, &sandbox, seccomp.as_ref(), &guests);
+        let userns = sandbox.userns.as_ref().or(borrowed.userns.as_ref());
+        let (launch, fds) = self.launch(&lower, log, (&sandbox, userns), seccomp.as_ref(), &guests);
         let launched = cancel.race(shim.launch(launch, fds)).await.ok_or_else(|| cancelled(&self.id))?;
         drop(room);
         mark(&self.id, "start", "launch");
@@ -339,7 +343,51 @@ impl Flight {
         Ok(borrowed)
     }
 
-    fn sandbox_request(&self, netns: Option<OwnedFd>) -> SandboxRequest {
+    /// Who shares namespaces with a container that has users of its own must have the same ones: it joins its user namespace.
+    fn borrow_user_namespace(&self, engine: &Engine, borrowed: &mut Borrowed) -> Result<()> {
+        let Some(map) = &self.now.id_map else { return Ok(()) };
+        let mut lenders = Vec::new();
+        if let NetworkChoice::Container(name) = &self.asked.network {
+            lenders.push(name);
+        }
+        if let IpcChoice::Container(name) = &self.asked.ipc {
+            lenders.push(name);
+        }
+        if let NamespaceChoice::Container(name) = &self.asked.pid {
+            lenders.push(name);
+        }
+        let mut first: Option<(u64, u64)> = None;
+        for name in lenders {
+            let lender = engine.index.resolve(name)?.now();
+            let refused = |why: &str| {
+                Err(Error::invalid(format!("cannot share namespaces of container {}: {why}", lender.name)))
+            };
+            if lender.id_map.as_ref() != Some(map) {
+                return refused(
+                    "its users are mapped otherwise (userns-remap); with --userns=host it can be",
+                );
+            }
+            let path = format!("/proc/{}/ns/user", lender.state.pid);
+            let userns = std::fs::File::open(&path).map_err(|error| Error::io("opening", &path, error))?;
+            let stat = rustix::fs::fstat(&userns).map_err(|error| Error::io("stat", &path, error))?;
+            let id = (stat.st_dev, stat.st_ino);
+            if first.is_some_and(|first| first != id) {
+                return refused("another container that it shares with has another user namespace");
+            }
+            first = Some(id);
+            borrowed.userns = Some(userns.into());
+        }
+        Ok(())
+    }
+
+    fn sandbox_request(&self, netns: Option<OwnedFd>, userns: Option<&OwnedFd>) -> Result<SandboxRequest> {
+        let user = match (userns, &self.now.id_map) {
+            (Some(userns), _) => UserNamespace::Of(
+                userns.try_clone().map_err(|error| Error::internal("copying a descriptor").because(error))?,
+            ),
+            (None, Some(map)) => UserNamespace::Mapped((**map).clone()),
+            (None, None) => UserNamespace::Host,
+        };
         let mode = match (&self.asked.network, netns) {
             (NetworkChoice::Container(_), Some(netns)) => Mode::Container(netns),
             (NetworkChoice::Host, _) => Mode::Host,
@@ -347,21 +395,27 @@ impl Flight {
             (NetworkChoice::None | NetworkChoice::Container(_), _) => Mode::None,
         };
         let servers = self.engine.name_servers(&self.now.host_config);
-        SandboxRequest {
+        Ok(SandboxRequest {
             name: self.now.name.clone(),
             mode,
             ports: self.asked.ports.clone(),
             hostname: self.now.config.hostname.clone(),
             dns_servers: servers.iter().filter_map(|server| server.parse().ok()).collect(),
-        }
+            user,
+        })
     }
 
     async fn mount_shm(&self, at: PathBuf) -> Result<PathBuf> {
         let bytes = u64::try_from(self.now.host_config.shm_size).unwrap_or(0);
+        let owner = self.now.id_map.as_ref().map(|map| map.root());
         blocking(move || {
             std::fs::create_dir_all(&at).map_err(|error| Error::io("making", &at, error))?;
             berth_sys::mount::tmpfs(&at, bytes, 0o1777)
                 .map_err(|error| Error::io("mounting a tmpfs at", &at, error))?;
+            if let Some((uid, gid)) = owner {
+                std::os::unix::fs::chown(&at, Some(uid), Some(gid))
+                    .map_err(|error| Error::io("giving away", &at, error))?;
+            }
             Ok(at)
         })
         .await
@@ -401,8 +455,13 @@ impl Flight {
             let linked = engine.linked(&now)?;
             let images = &engine.backends.images;
             let layers = |id: &str| images.layers(&id.parse()?);
-            let start =
-                berth_volume::Start { container: &now.id, run_dir: &now.paths.run_dir, layers: &layers };
+            let userns = now.id_map.as_deref().map(|map| engine.user_namespace(map)).transpose()?;
+            let start = berth_volume::Start {
+                container: &now.id,
+                run_dir: &now.paths.run_dir,
+                layers: &layers,
+                userns: userns.as_deref(),
+            };
             let mut sources = engine.backends.volumes.oci_mounts(&now.mounts, &start)?;
             let mut mounts = std::mem::take(&mut sources.mounts);
             let own = crate::etc_mounts::mounts(etc.as_ref().unwrap_or(&now.paths), &now, &mounts)?;
@@ -426,6 +485,7 @@ impl Flight {
                 defaults: &engine.defaults,
                 facts: &facts,
                 seccomp_apart: native,
+                id_map: now.id_map.as_deref(),
             })?;
             for warning in built.warnings {
                 tracing::warn!(container = %now.id, warning, "building the runtime spec");
@@ -446,7 +506,7 @@ impl Flight {
         &self,
         lower: &[PathBuf],
         log: Log,
-        sandbox: &'a Sandbox,
+        (sandbox, userns): (&'a Sandbox, Option<&'a OwnedFd>),
         seccomp: Option<&'a SeccompFilter>,
         guests: &'a [Guest],
     ) -> (Launch, Vec<BorrowedFd<'a>>) {
@@ -459,6 +519,7 @@ impl Flight {
         let paths = &self.now.paths;
         let config = &self.now.config;
         let [height, width] = self.now.host_config.console_size;
+        let owner = self.now.id_map.as_ref().map(|map| map.root());
         let cells = |n: u32| u16::try_from(n).unwrap_or(0);
         let launch = Launch {
             container_id: self.id.to_string(),
@@ -468,6 +529,7 @@ impl Flight {
                 upper: text(&paths.upper),
                 work: text(&paths.work),
                 volatile: self.asked.auto_remove,
+                mapped: userns.is_some(),
             },
             user: self.asked.user.clone(),
             terminal: config.tty.then(|| TerminalSize { height: cells(height), width: cells(width) }),
@@ -475,6 +537,7 @@ impl Flight {
             stdin_once: config.stdin_once,
             log,
             netns: sandbox.netns.as_ref().map(|fd| index(fd.as_fd())),
+            userns: userns.map(|fd| index(fd.as_fd())),
             held: sandbox
                 .held
                 .iter()
@@ -492,7 +555,7 @@ impl Flight {
             trace: marks::wanted(),
             sources: berth_volume::Volumes::bind_sources(&self.now.mounts)
                 .into_iter()
-                .map(|(path, create)| BindSource { path, create })
+                .map(|(path, create)| BindSource { path, create, owner })
                 .collect(),
             runtime: self.asked.runtime.for_shim(&self.engine.config.exec_root.join("oci")),
         };

@@ -10,9 +10,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use berth_domain::{Error, Result, Status};
+use berth_domain::{Error, IdMap, Result, Status};
 use berth_sys::in_root::InRoot;
-use berth_sys::view::{self, Bind, Tree, Upper};
+use berth_sys::view::{self, Bind, Ids, Tree, Upper};
 use berth_volume::{Held, MountType};
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::OwnedMutexGuard;
@@ -35,6 +35,7 @@ pub(crate) enum Purpose {
 #[derive(Debug)]
 pub(crate) struct View {
     inner: Inner,
+    ids: Option<Arc<IdMap>>,
     /// Its volumes stay mounted.
     _held: Vec<Held>,
     /// No start comes in between.
@@ -48,6 +49,11 @@ enum Inner {
 }
 
 impl View {
+    /// The container's users, if they are not the host's: those that are seen here.
+    pub(crate) fn ids(&self) -> Option<Arc<IdMap>> {
+        self.ids.clone()
+    }
+
     pub(crate) fn root(&self) -> &InRoot {
         match &self.inner {
             Inner::Running(root) => root,
@@ -80,7 +86,7 @@ impl Engine {
             } else {
                 Inner::Stopped(engine.stopped(&now, purpose, &mut held)?)
             };
-            Ok(View { inner, _held: held, _still: still })
+            Ok(View { inner, ids: now.id_map.clone(), _held: held, _still: still })
         })
         .await
     }
@@ -100,7 +106,16 @@ impl Engine {
             Purpose::Write => crate::storage::Room::lend(&now.host_config, &now.paths),
             Purpose::Read | Purpose::OwnFiles => None,
         };
-        view::assemble(lower, upper, binds, read_only)
+        let ids = match now.id_map.as_deref() {
+            None => None,
+            Some(map) => {
+                let userns = self.user_namespace(map)?.try_clone();
+                let userns =
+                    userns.map_err(|error| Error::internal("copying a descriptor").because(error))?;
+                Some(Ids { userns, owner: map.root() })
+            }
+        };
+        view::assemble(lower, upper, binds, read_only, ids)
             .map_err(|error| Error::internal("mounting the container's files").because(error))
     }
 }
@@ -128,15 +143,21 @@ impl Engine {
                 recursive: false,
                 read_only: false,
                 idmap: None,
+                mapped: true,
             })
             .collect();
         for point in now.mounts.iter() {
+            let mut mapped = false;
             let source = match point.r#type {
                 MountType::Tmpfs => continue,
                 MountType::Bind => Tree::Path(PathBuf::from(&point.source)),
-                MountType::Image => Tree::Layers(self.backends.images.layers(&point.image.parse()?)?),
+                MountType::Image => {
+                    mapped = true;
+                    Tree::Layers(self.backends.images.layers(&point.image.parse()?)?)
+                }
                 MountType::Volume => {
                     let volume = self.backends.volumes.hold(&point.name)?;
+                    mapped = point.idmap.is_empty() && self.backends.volumes.is_own_directory(&point.name)?;
                     let path = volume.path().to_owned();
                     held.push(volume);
                     Tree::Path(path)
@@ -146,14 +167,17 @@ impl Engine {
             if matches!(&source, Tree::Path(path) if !path.exists()) {
                 continue;
             }
+            let asked = point.id_mapped()?;
+            // Without a mapping of its own it is that of the container's users.
+            mapped |= asked.as_ref().is_some_and(|asked| asked.map.is_none());
             binds.push(Bind {
                 source,
                 subpath: PathBuf::from(&point.subpath),
                 target: PathBuf::from(&point.destination),
                 recursive: !point.non_recursive,
                 read_only: !point.rw,
-                // Without a mapping of its own it is that of the container's namespace, which is not there now.
-                idmap: point.id_mapped()?.and_then(|mapped| Some((mapped.map?, mapped.recursive))),
+                idmap: asked.and_then(|asked| Some((asked.map?, asked.recursive))),
+                mapped,
             });
         }
         // What is mounted beneath another mount comes after it.

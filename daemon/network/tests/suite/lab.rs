@@ -196,6 +196,7 @@ impl Lab {
             ports: ports.to_vec(),
             hostname: String::new(),
             dns_servers: Vec::new(),
+            user: berth_network::UserNamespace::Host,
         };
         let sandbox = wait(self.networks.sandbox_create(&id, request))?;
         let ns = sandbox.netns.unwrap_or_else(|| self.host.0.try_clone().unwrap());

@@ -138,6 +138,7 @@ fn bad_requests_say_what_is_wrong() {
         ports: Vec::new(),
         hostname: String::new(),
         dns_servers: Vec::new(),
+        user: berth_network::UserNamespace::Host,
     };
     let twice = wait(lab.networks.sandbox_create(&container.id, again)).unwrap_err();
     assert_eq!(twice.meaning(), Meaning::Conflict);
@@ -153,6 +154,7 @@ fn a_caller_that_goes_away_leaves_nothing() {
         ports: vec![tcp(8080, 80)],
         hostname: String::new(),
         dns_servers: Vec::new(),
+        user: berth_network::UserNamespace::Host,
     };
     wait(async {
         let mut create = Box::pin(lab.networks.sandbox_create(&id, request));

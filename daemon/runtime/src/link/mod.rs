@@ -18,6 +18,7 @@
 mod adopt;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+mod founding;
 mod remains;
 mod requests;
 mod shims;
@@ -31,6 +32,7 @@ use std::path::PathBuf;
 use berth_domain::Error;
 use berth_shim_proto::{ExitRecord, Failure, FailureKind, PidRecord, Target};
 
+pub use founding::{Founded, Owner};
 pub use remains::kill_remains;
 pub use requests::Shim;
 pub use shims::Shims;

@@ -54,6 +54,10 @@ impl Shims {
         Ok(Self(Arc::new(Program { memfd, config })))
     }
 
+    pub(super) fn memfd(&self) -> &OwnedFd {
+        &self.0.memfd
+    }
+
     /// Where shims work.
     #[must_use]
     pub fn config(&self) -> &ShimConfig {

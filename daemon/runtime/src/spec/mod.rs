@@ -14,10 +14,11 @@ mod tests;
 use std::path::PathBuf;
 
 use berth_api::types::container_create::{ContainerConfig, HostConfig, Resources, Ulimit};
-use berth_domain::{CgroupDriver, ContainerId, Error, Result};
+use berth_domain::{CgroupDriver, ContainerId, Error, Extent, IdMap, Result};
 use oci_spec::runtime::{
-    BoxBuilder, Linux, LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
-    LinuxResources, Mount, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    BoxBuilder, Linux, LinuxBuilder, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace,
+    LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources, Mount, Process, ProcessBuilder, RootBuilder,
+    Spec, SpecBuilder, UserBuilder,
 };
 
 use self::mounts::MountInput;
@@ -140,6 +141,8 @@ pub struct SpecInput<'a> {
     pub facts: &'a HostFacts,
     /// Leave the built-in seccomp profile out of the spec: its filter travels compiled, and its text is most of a spec.
     pub seccomp_apart: bool,
+    /// Its users and groups, if they are not the host's: it then has a user namespace, which travels as a descriptor.
+    pub id_map: Option<&'a IdMap>,
 }
 
 /// A spec and what could not be given.
@@ -332,6 +335,8 @@ pub fn build(input: &SpecInput<'_>) -> Result<Built> {
         shm_size: if host.shm_size > 0 { host.shm_size } else { defaults.shm_size },
         privileged: host.privileged,
         writable_cgroups: options.writable_cgroups.unwrap_or(host.privileged),
+        // Nobody but the host's root may mount the host's queues.
+        host_queues: input.id_map.is_some() && namespaces.ipc == Share::Host,
     })?;
     let mut args = process::args(config)?;
     if host.init.unwrap_or(defaults.init) && namespaces.pid == Share::Private {
@@ -393,10 +398,15 @@ fn linux(
         None if host.privileged || options.system_paths_unconfined => Vec::new(),
         None => default,
     };
+    let mut namespaces = namespaces_of(input.namespaces, facts)?;
+    if input.id_map.is_some() {
+        let user = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::User).build();
+        namespaces.push(user.map_err(|e| broken(&e))?);
+    }
     let mut linux = LinuxBuilder::default()
-        .namespaces(namespaces_of(input.namespaces, facts)?)
+        .namespaces(namespaces)
         .cgroups_path(cgroups_path(host, defaults, id.as_str())?)
-        .sysctl(security::sysctls(host, &config.domainname, input.namespaces, facts)?)
+        .sysctl(security::sysctls(host, &config.domainname, input.namespaces, facts, input.id_map.is_some())?)
         .devices(nodes)
         .resources(limits)
         .masked_paths(paths(&host.masked_paths, security::default_masked(facts)))
@@ -407,7 +417,23 @@ fn linux(
         seccomp.filter(|profile| !(input.seccomp_apart && matches!(profile, Profile::Default { .. })));
     linux.set_seccomp(in_spec.cloned().map(Profile::into_oci).transpose()?);
     linux.set_rootfs_propagation(root_propagation(input.mounts));
+    if let Some(map) = input.id_map {
+        linux.set_uid_mappings(Some(mappings(&map.uids)?));
+        linux.set_gid_mappings(Some(mappings(&map.gids)?));
+    }
     Ok(linux)
+}
+
+fn mappings(extents: &[Extent]) -> Result<Vec<LinuxIdMapping>> {
+    let one = |extent: &Extent| {
+        LinuxIdMappingBuilder::default()
+            .container_id(extent.container)
+            .host_id(extent.host)
+            .size(extent.count)
+            .build()
+            .map_err(|e| broken(&e))
+    };
+    extents.iter().map(one).collect()
 }
 
 /// A mount that is to receive or send propagation needs a root that does.

@@ -16,6 +16,8 @@ pub(super) struct MountInput<'a> {
     pub(super) shm_size: i64,
     pub(super) privileged: bool,
     pub(super) writable_cgroups: bool,
+    /// The host's message queues are bound, not mounted.
+    pub(super) host_queues: bool,
 }
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Result<Mount> {
@@ -60,6 +62,12 @@ pub(super) fn mounts(input: MountInput<'_>) -> Result<Vec<Mount>> {
                     (kind, source, options) = ("bind", path.to_owned(), vec!["rbind", "rprivate"]);
                 }
             }
+        }
+        if *destination == "/dev/mqueue" && input.host_queues {
+            if !Path::new("/dev/mqueue").is_dir() {
+                continue;
+            }
+            (kind, source, options) = ("bind", "/dev/mqueue".to_owned(), vec!["rbind", "rprivate"]);
         }
         let writable =
             (*destination == "/sys" && input.privileged) || (*kind == *"cgroup" && input.writable_cgroups);
@@ -136,7 +144,14 @@ mod tests {
     }
 
     fn check(user: &[Mount], shm: &Shm, privileged: bool) -> Vec<String> {
-        let input = MountInput { user, shm, shm_size: 1 << 20, privileged, writable_cgroups: privileged };
+        let input = MountInput {
+            user,
+            shm,
+            shm_size: 1 << 20,
+            privileged,
+            writable_cgroups: privileged,
+            host_queues: false,
+        };
         let text =
             |m: &Mount| format!("{} {}", m.destination().display(), m.options().as_ref().unwrap().join(","));
         mounts(input).unwrap().iter().map(text).collect()

@@ -189,6 +189,7 @@ pub(super) fn sysctls(
     domainname: &str,
     namespaces: &Namespaces,
     facts: &HostFacts,
+    own_users: bool,
 ) -> Result<HashMap<String, String>> {
     check_sysctls(
         host.sysctls.as_ref(),
@@ -202,7 +203,9 @@ pub(super) fn sysctls(
     }
     if namespaces.network == Share::Private {
         for (name, value) in [(PING_GROUP_RANGE, "0 2147483647"), (UNPRIVILEGED_PORT_START, "0")] {
-            if facts.default_sysctls.contains(name) {
+            // Groups of the host that the container has no names for are no values for it.
+            let settable = !(own_users && name == PING_GROUP_RANGE);
+            if settable && facts.default_sysctls.contains(name) {
                 all.insert(name.to_owned(), value.to_owned());
             }
         }

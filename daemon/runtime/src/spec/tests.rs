@@ -33,6 +33,7 @@ fn build_with(config: &ContainerConfig, host: &mut HostConfig, namespaces: &Name
         defaults: &defaults,
         facts: &facts,
         seccomp_apart: false,
+        id_map: None,
     })?;
     Ok(built.spec)
 }

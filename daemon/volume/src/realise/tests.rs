@@ -37,7 +37,8 @@ impl Bed {
 impl Bed {
     fn mounts(&self, points: &[MountPoint]) -> Result<crate::Sources> {
         let layers = |_: &str| Ok(Vec::new());
-        let start = crate::Start { container: &id(9), run_dir: self.dir.path(), layers: &layers };
+        let start =
+            crate::Start { container: &id(9), run_dir: self.dir.path(), layers: &layers, userns: None };
         self.volumes.oci_mounts(points, &start)
     }
 }

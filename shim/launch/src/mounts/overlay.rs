@@ -2,30 +2,32 @@
 //! An image's layers and a container's upper directory as one detached overlay mount.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, open};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use super::fs::complaint;
+use super::fs::{complaint, make_fs};
+use super::options::Options;
 use crate::channel::{Channel, Message};
 use crate::child;
 use crate::error::{Context as _, Error, Result};
 use crate::launch::{Child, Overlay};
-use crate::sys::{self, Cloned, MS_PRIVATE, MountAttr, mount_setattr_at};
+use crate::sys::{self, ATTR_IDMAP, Cloned, MS_PRIVATE, MountAttr, mount_setattr, mount_setattr_at};
 
 /// The kernel's `OVL_MAX_STACK`.
 const MAX_LAYERS: usize = 500;
 /// fsconfig takes strings up to 256 bytes, its NUL included.
 const MAX_STRING: usize = 255;
 
-pub(crate) fn make_overlay(overlay: &Overlay) -> Result<OwnedFd> {
+/// `userns` is the one that maps the ids of [`Overlay::mapped`] lower directories.
+pub(crate) fn make_overlay(overlay: &Overlay, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
     if overlay.lower.is_empty() || overlay.lower.len() > MAX_LAYERS {
         return Err(Error::invalid(format!(
             "an overlay has 1 to {MAX_LAYERS} lower directories, not {}",
@@ -33,6 +35,10 @@ pub(crate) fn make_overlay(overlay: &Overlay) -> Result<OwnedFd> {
         )));
     }
     clear_volatile_mark(overlay)?;
+    if overlay.mapped {
+        let userns = userns.ok_or_else(|| Error::invalid("mapped layers need a user namespace"))?;
+        return in_child(|| mount_mapped_in_child(overlay, userns));
+    }
     let layers = if takes_layers_one_by_one() { Layers::OneByOne } else { Layers::Joined };
     match try_overlay(overlay, layers) {
         Err(Failure { errno: Errno::TOOBIG, .. }) => overlay_by_mount(overlay),
@@ -53,11 +59,16 @@ fn takes_layers_one_by_one() -> bool {
 /// kernels before 6.5 and more layers than that holds. It can only mount at a path, so a child does it in
 /// a mount namespace of its own, and hands over a detached copy.
 pub(crate) fn overlay_by_mount(overlay: &Overlay) -> Result<OwnedFd> {
+    in_child(|| mount_in_child(overlay))
+}
+
+/// Makes a mount in a child with a mount namespace of its own, private.
+fn in_child(make: impl FnOnce() -> Result<OwnedFd>) -> Result<OwnedFd> {
     let (here, there) = Channel::pair()?;
     let (pid, pidfd) = match sys::clone3(sys::CLONE_NEWNS, None).context(|| "clone3")? {
         Cloned::Child => {
             drop(here);
-            child::run(&there, || match mount_in_child(overlay) {
+            child::run(&there, || match be_private().and_then(|()| make()) {
                 Ok(mount) => match there.send(&Message::Go(vec![mount])) {
                     Ok(()) => sys::exit(0),
                     Err(error) => error,
@@ -78,10 +89,62 @@ pub(crate) fn overlay_by_mount(overlay: &Overlay) -> Result<OwnedFd> {
     }
 }
 
+fn be_private() -> Result<()> {
+    let private = MountAttr { propagation: MS_PRIVATE, ..MountAttr::default() };
+    mount_setattr_at(CWD, c"/", 0, true, &private).context(|| "make the mounts private")
+}
+
+/// Lower directories become mounts with mapped ids. Kernels before 6.15 take only attached ones for an
+/// overlay, hence the child; nobody else sees its namespace, and the overlay keeps what it was made of.
+fn mount_mapped_in_child(overlay: &Overlay, userns: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let place = Path::new("/sys");
+    let (upper, work) = (hold(&overlay.upper)?, hold(&overlay.work)?);
+    let trees = overlay.lower.iter().map(|path| mapped_tree(path, userns)).collect::<Result<Vec<_>>>()?;
+    let mut options = Options::default();
+    options.data = vec![("mode".to_owned(), Some("0700".to_owned()))];
+    let stage = make_fs("tmpfs", None, &options)?;
+    move_mount(&stage, "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .context(|| "attach a place for the layers")?;
+    let mut lower = Vec::with_capacity(trees.len());
+    for (n, tree) in trees.iter().enumerate() {
+        let path = place.join(n.to_string());
+        let what = || path.display().to_string();
+        mkdirat(CWD, &path, Mode::RWXU).context(what)?;
+        move_mount(tree, "", CWD, &path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).context(what)?;
+        lower.push(path);
+    }
+    // By descriptor: they may lie below what the stage covers.
+    let through = |fd: &OwnedFd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let overlay =
+        Overlay { lower, upper: through(&upper), work: through(&work), mapped: false, ..overlay.clone() };
+    let layers = if takes_layers_one_by_one() { Layers::OneByOne } else { Layers::Joined };
+    match try_overlay(&overlay, layers) {
+        Err(Failure { errno: Errno::TOOBIG, .. }) => mount_in_child(&overlay),
+        other => other.map_err(|failure| failure.into_error(&overlay)),
+    }
+}
+
+fn hold(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).context(|| path.display().to_string())
+}
+
+fn mapped_tree(path: &Path, userns: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, path, flags).context(|| path.display().to_string())?;
+    let userns_fd = u64::try_from(userns.as_raw_fd()).unwrap_or_default();
+    let attr = MountAttr { set: ATTR_IDMAP, userns_fd, ..MountAttr::default() };
+    mount_setattr(&tree, false, &attr).map_err(|errno| {
+        Error::invalid(format!(
+            "{}: its file system cannot be mounted with mapped ids ({errno})",
+            path.display()
+        ))
+    })?;
+    Ok(tree)
+}
+
 fn mount_in_child(overlay: &Overlay) -> Result<OwnedFd> {
     const PAGE: usize = 4096;
-    let private = MountAttr { propagation: MS_PRIVATE, ..MountAttr::default() };
-    mount_setattr_at(CWD, c"/", 0, true, &private).context(|| "make the mounts private")?;
     // All options have to fit a page. A descriptor's number is the shortest name that a directory can have, in the
     // directory of all descriptors: so this process, which does nothing else, goes there.
     rustix::process::chdir("/proc/self/fd").context(|| "/proc/self/fd")?;
@@ -246,7 +309,7 @@ mod tests {
         let lower = vec![at("one"), at("two")];
         std::fs::write(lower[0].join("f"), "top").unwrap();
         std::fs::write(lower[1].join("f"), "bottom").unwrap();
-        let overlay = Overlay { lower, upper: at("upper"), work: at("work"), volatile: true };
+        let overlay = Overlay { lower, upper: at("upper"), work: at("work"), volatile: true, mapped: false };
         let mount =
             try_overlay(&overlay, Layers::Joined).unwrap_or_else(|failure| panic!("{}", failure.text));
         let fd = rustix::fs::openat(&mount, "f", OFlags::RDONLY, Mode::empty()).unwrap();

@@ -24,6 +24,8 @@ pub struct Box {
     pub spec: Value,
     pub overlay: bool,
     pub user: Option<(String, Vec<String>)>,
+    /// A user namespace to join.
+    pub userns: Option<OwnedFd>,
 }
 
 /// What a process did.
@@ -62,7 +64,7 @@ impl Box {
         .unwrap();
         fs::write(root.join("etc/group"), "root:x:0:\nwww:x:44:\nvideo:x:45:web\n").unwrap();
         let spec = base_spec(script);
-        Self { dir, spec, overlay: false, user: None }
+        Self { dir, spec, overlay: false, user: None, userns: None }
     }
 
     pub fn root(&self) -> PathBuf {
@@ -112,6 +114,7 @@ impl Box {
             upper: at("upper"),
             work: at("work"),
             volatile: true,
+            mapped: self.userns.is_some(),
         })
     }
 
@@ -124,7 +127,15 @@ impl Box {
         let (user, groups) = self.user.clone().unzip();
         let groups = groups.unwrap_or_default();
         let user = user.as_deref().map(|user| UserRequest { user, groups: &groups });
-        launch(LaunchInput { spec: &spec, root, user, stdio, netns: None, seccomp: None })
+        launch(LaunchInput {
+            spec: &spec,
+            root,
+            user,
+            stdio,
+            netns: None,
+            userns: self.userns.as_ref().map(OwnedFd::as_fd),
+            seccomp: None,
+        })
     }
 
     /// Runs to the end.

@@ -94,6 +94,7 @@ impl Rig {
                 upper: path("upper"),
                 work: path("work"),
                 volatile: true,
+                mapped: false,
             },
             user: User::default(),
             terminal: None,
@@ -101,6 +102,8 @@ impl Rig {
             stdin_once: false,
             log: log(path("log.json"), |_| {}),
             netns: None,
+
+            userns: None,
             held: Vec::new(),
             seccomp: None,
             attach: Vec::new(),
