@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The socket between parent and child while a process is being built.
 //!
-//! A `SOCK_SEQPACKET` pair, close-on-exec. The parent says at most three things: that the user namespace
+//! A `SOCK_SEQPACKET` pair, close-on-exec. The process in between, where there is one, says who init is. The parent says at most three things: that the user namespace
 //! is mapped, that the v1 cgroups are ready, and go. The child may send warnings and a terminal's master, and last
 //! either a failure or [`Message::Executing`]. Then its end closes, by `execve` or by its death; the
 //! parent sleeps until that and is woken exactly once.
@@ -26,7 +26,7 @@ const MAX_TEXT: usize = 8 * 1024;
 /// What is said.
 #[derive(Debug)]
 pub(crate) enum Message {
-    /// Parent: the user namespace has its mappings.
+    /// Parent: the user namespace has its mappings, and init is known.
     Mapped,
     /// Process in between: init is born, with this pid and pidfd.
     Born(i32, OwnedFd),

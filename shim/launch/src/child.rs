@@ -67,10 +67,9 @@ pub(crate) fn init(plan: InitPlan<'_>, channel: &Channel) -> Error {
     let prepare = || -> Result<Built> {
         mark("init", "begin");
         settle()?;
-        match (namespaces.has(CLONE_NEWUSER), namespaces.user()) {
-            (true, None) => await_mapping(channel)?,
-            (true, Some(_)) => become_root()?,
-            (false, _) => {}
+        if namespaces.has(CLONE_NEWUSER) {
+            // Of one that is joined, too: what this says must not overtake the news of its birth.
+            await_mapping(channel)?;
         }
         namespaces.enter_in_child()?;
         if let Some(name) = hostname {

@@ -304,10 +304,8 @@ fn serve(
     let path = format!("/proc/{pid}/ns/mnt");
     let mount_namespace = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context(|| path)?;
     if plan.namespaces.has(CLONE_NEWUSER) {
-        if plan.namespaces.user().is_none() {
-            plan.namespaces.write_maps(pid)?;
-            channel.send(&Message::Mapped)?;
-        }
+        plan.namespaces.write_maps(pid)?;
+        channel.send(&Message::Mapped)?;
         warnings.extend(set_rlimits(Pid::from_raw(pid), &plan.process.rlimits)?);
     }
     if let Some(score) = plan.process.oom_score_adj {
