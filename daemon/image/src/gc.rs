@@ -7,11 +7,12 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use berth_domain::{Digest, Error, ImageId, Result};
+use rustix::fs::{FlockOperation, flock};
 
 use crate::catalog::State;
 use crate::layout::{io_error, remove_dir, sync_dir};
@@ -66,6 +67,7 @@ impl Inner {
             let has_image = |id: &Digest| state.images.contains_key(id);
             self.sweep_dir(&self.layout.layers(), &of_image, &has_image, &mut trash)?;
         }
+        self.sweep_partials()?;
         if trash.is_empty() {
             return Ok(());
         }
@@ -79,6 +81,24 @@ impl Inner {
             };
             if let Err(error) = removed {
                 tracing::warn!(path = %path.display(), error = %error.chain(), "left in staging until the next start");
+            }
+        }
+        Ok(())
+    }
+
+    /// Downloads that nobody went on with, in a daemon that does not restart for long.
+    fn sweep_partials(&self) -> Result<()> {
+        let staging = self.layout.staging();
+        for name in names(&staging)? {
+            if name.to_str().and_then(|n| n.strip_suffix(".partial")).and_then(digest).is_none() {
+                continue;
+            }
+            let path = staging.join(&name);
+            let Ok(file) = File::open(&path) else { continue };
+            let old = file.metadata().is_ok_and(|meta| !is_fresh(&meta));
+            // Whoever writes to it holds the lock, and whoever waits for it looks whether it is still there.
+            if old && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                fs::remove_file(&path).map_err(|e| Error::io("removing", &path, e))?;
             }
         }
         Ok(())
@@ -116,17 +136,18 @@ impl Inner {
                 continue;
             }
             let resumable = name.to_str().and_then(|n| n.strip_suffix(".partial")).and_then(digest).is_some();
-            let fresh = meta
-                .modified()
-                .ok()
-                .and_then(|at| SystemTime::now().duration_since(at).ok())
-                .is_none_or(|age| age < PARTIAL_KEPT);
-            if !(resumable && fresh) {
+            if !(resumable && is_fresh(&meta)) {
                 fs::remove_file(&path).map_err(|e| Error::io("removing", &path, e))?;
             }
         }
         Ok(())
     }
+}
+
+/// Whether it was written to lately.
+fn is_fresh(meta: &fs::Metadata) -> bool {
+    let age = meta.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+    age.is_none_or(|age| age < PARTIAL_KEPT)
 }
 
 fn reached_blobs(state: &State) -> HashSet<Digest> {

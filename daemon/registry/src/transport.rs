@@ -30,6 +30,9 @@ use crate::url::{Scheme, Url};
 const POOL_IDLE: Duration = Duration::from_secs(30);
 /// An error body above this is cut.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
+/// A document that fits in memory has to come within so many times the patience for its next byte: a server may send a
+/// byte now and then for ever.
+const DOCUMENT_PATIENCE: u32 = 10;
 /// TLS configurations kept with their connections.
 const MAX_CLIENTS: usize = 64;
 
@@ -187,11 +190,22 @@ impl Transport {
             return Err(too_long());
         }
         let mut whole = Vec::with_capacity(usize::try_from(body.size_hint().lower()).unwrap_or(0));
-        while let Some(data) = self.next_bytes(url, &mut body).await? {
-            if (whole.len() + data.len()) as u64 > limit {
-                return Err(too_long());
+        let all = async {
+            while let Some(data) = self.next_bytes(url, &mut body).await? {
+                if (whole.len() + data.len()) as u64 > limit {
+                    return Err(too_long());
+                }
+                whole.extend_from_slice(&data);
             }
-            whole.extend_from_slice(&data);
+            Ok(())
+        };
+        let within = self.timeouts.idle.saturating_mul(DOCUMENT_PATIENCE);
+        match tokio::time::timeout(within, all).await {
+            Ok(done) => done?,
+            Err(_) => {
+                let message = format!("registry {} takes more than {within:?} for one document", url.host);
+                return Err(Failure::transient(Kind::Unavailable, message));
+            }
         }
         Ok(whole.into())
     }
@@ -199,13 +213,17 @@ impl Transport {
     /// The beginning of a body that explains an error; what cannot be read explains nothing.
     pub(crate) async fn error_body(&self, url: &Url, mut body: Incoming) -> Vec<u8> {
         let mut start = Vec::new();
-        while let Ok(Some(data)) = self.next_bytes(url, &mut body).await {
-            start.extend_from_slice(&data);
-            if start.len() >= MAX_ERROR_BYTES {
-                start.truncate(MAX_ERROR_BYTES);
-                break;
+        let all = async {
+            while let Ok(Some(data)) = self.next_bytes(url, &mut body).await {
+                start.extend_from_slice(&data);
+                if start.len() >= MAX_ERROR_BYTES {
+                    start.truncate(MAX_ERROR_BYTES);
+                    break;
+                }
             }
-        }
+        };
+        // What came by then has to do.
+        drop(tokio::time::timeout(self.timeouts.idle, all).await);
         start
     }
 }

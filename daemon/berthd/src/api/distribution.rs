@@ -8,6 +8,7 @@ use berth_api::types::{Descriptor, PlatformSpec};
 use berth_domain::{Digest, Error, Reference, Result};
 use berth_registry::media_type;
 use serde_json::Value;
+use sha2::Digest as _;
 
 use crate::app::App;
 use crate::http::{Answer, Call};
@@ -68,6 +69,12 @@ async fn platform_of_image(
     let mut bytes = Vec::new();
     while let Some(chunk) = stream.chunk().await? {
         bytes.extend_from_slice(&chunk);
+    }
+    if Digest::from_sha256(sha2::Sha256::digest(&bytes).into()) != descriptor.digest {
+        return Err(Error::invalid(format!(
+            "the image's config is not what its digest {} says",
+            descriptor.digest
+        )));
     }
     let config: Value = serde_json::from_slice(&bytes)
         .map_err(|e| Error::internal("the image's config cannot be read").because(e))?;

@@ -55,11 +55,15 @@ pub(super) async fn image_import(app: Arc<App>, call: Call) -> Answer {
                     let last = !matches!(piece, Ok(Some(_)));
                     if let Ok(Some(bytes)) = &piece {
                         done += bytes.len() as u64;
-                        told(Progress::Status {
+                        let heard = told(Progress::Status {
                             id: String::new(),
                             status: "Importing".into(),
                             bytes: Some((done, total.unwrap_or(0))),
                         });
+                        // The other side has as much as it ever will: what may have no end is not fetched for nobody.
+                        if !heard {
+                            return;
+                        }
                     }
                     // Nobody reads any more: the import has ended, and says why.
                     if pieces.send(piece).await.is_err() || last {

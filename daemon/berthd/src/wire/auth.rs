@@ -2,7 +2,7 @@
 //! Credentials for registries.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use berth_api::types::image::AuthConfig;
 use berth_registry::Auth;
 use http::HeaderMap;
@@ -13,7 +13,10 @@ pub(crate) fn from_headers(headers: &HeaderMap) -> Auth {
 }
 
 fn decode(text: &[u8]) -> Option<AuthConfig> {
-    let bytes = URL_SAFE.decode(text).or_else(|_| STANDARD.decode(text)).ok()?;
+    // Some clients leave the padding out.
+    let bare = text.trim_ascii_end();
+    let bare = &bare[..bare.len() - bare.iter().rev().take_while(|b| **b == b'=').count()];
+    let bytes = URL_SAFE_NO_PAD.decode(bare).or_else(|_| STANDARD_NO_PAD.decode(bare)).ok()?;
     serde_json::from_slice(&bytes).ok()
 }
 
@@ -36,8 +39,12 @@ mod tests {
 
     fn header(json: &str) -> Auth {
         let mut headers = HeaderMap::new();
+        use base64::engine::general_purpose::URL_SAFE;
         headers.insert("X-Registry-Auth", URL_SAFE.encode(json).parse().unwrap());
-        from_headers(&headers)
+        let padded = from_headers(&headers);
+        headers.insert("X-Registry-Auth", URL_SAFE_NO_PAD.encode(json).parse().unwrap());
+        assert_eq!(from_headers(&headers), padded);
+        padded
     }
 
     #[test]

@@ -170,7 +170,18 @@ async fn leftovers_of_a_crash_are_swept_at_start() {
     fs::write(root.path().join(format!("staging/{hex}.partial")), "half").unwrap();
     let images = crate::fixture::open(root.path(), &registry).unwrap();
     assert_eq!((names(&root.path().join("blobs/sha256")), names(&root.path().join("layers"))), before);
-    assert_eq!(names(&root.path().join("staging")), [format!("{hex}.partial")]);
+    let partial = format!("{hex}.partial");
+    assert_eq!(names(&root.path().join("staging")), [partial.clone()]);
+    // A download that nobody went on with for days goes while the engine runs, unless somebody is at it.
+    let file = fs::File::open(root.path().join("staging").join(&partial)).unwrap();
+    let days = std::time::Duration::from_secs(4 * 24 * 3600);
+    file.set_modified(std::time::SystemTime::now() - days).unwrap();
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    images.inner.sweep().unwrap();
+    assert_eq!(names(&root.path().join("staging")), [partial]);
+    drop(file);
+    images.inner.sweep().unwrap();
+    assert_eq!(names(&root.path().join("staging")), Vec::<String>::new());
     drop(images);
 }
 

@@ -7,8 +7,9 @@ use berth_domain::{Digest, Error, Reference, Result};
 use berth_registry::{Descriptor, media_type};
 use serde::Deserialize;
 
+use super::oci::{self, Listed};
 use super::spool::{Spool, Spooled};
-use super::{Archived, ArchivedLayer, oci};
+use super::{Archived, ArchivedLayer};
 use crate::document::{self, Config, Document, MANIFEST_MAX};
 use crate::layer::{sniff, to_error};
 
@@ -26,10 +27,12 @@ pub(super) fn images(spool: &Spool) -> Result<Vec<Archived>> {
     let bytes = spool.require("manifest.json")?.read(MANIFEST_MAX)?;
     let items: Vec<Item> =
         serde_json::from_slice(&bytes).map_err(|e| Error::invalid("invalid manifest.json").because(e))?;
-    items.iter().map(|item| image(spool, item)).collect()
+    // The archive's own, if it is an OCI layout as well.
+    let listed = oci::manifests(spool).unwrap_or_default();
+    items.iter().map(|item| image(spool, &listed, item)).collect()
 }
 
-fn image(spool: &Spool, item: &Item) -> Result<Archived> {
+fn image(spool: &Spool, listed: &[Listed], item: &Item) -> Result<Archived> {
     let names = item
         .repo_tags
         .iter()
@@ -50,7 +53,7 @@ fn image(spool: &Spool, item: &Item) -> Result<Archived> {
         )));
     }
     let described = files.iter().map(|file| describe(file)).collect::<Result<Vec<_>>>()?;
-    let (manifest_bytes, declared) = match own_manifest(spool, &config.id, &described) {
+    let (manifest_bytes, declared) = match own_manifest(listed, &config.id, &described) {
         Some((bytes, declared)) => (bytes, declared),
         None => {
             let layers: Vec<_> = described.clone();
@@ -76,11 +79,11 @@ fn describe(file: &Spooled) -> Result<Descriptor> {
 }
 
 /// The OCI manifest that the archive itself has for this image, if it lists the very same layers.
-fn own_manifest(spool: &Spool, config: &Digest, layers: &[Descriptor]) -> Option<(Vec<u8>, String)> {
-    oci::manifests(spool).ok()?.into_iter().find_map(|found| {
+fn own_manifest(listed: &[Listed], config: &Digest, layers: &[Descriptor]) -> Option<(Vec<u8>, String)> {
+    listed.iter().find_map(|found| {
         let same = found.manifest.config.digest == *config
             && found.manifest.layers.len() == layers.len()
             && found.manifest.layers.iter().zip(layers).all(|(a, b)| a.digest == b.digest);
-        same.then_some((found.bytes, found.descriptor.media_type))
+        same.then(|| (found.bytes.clone(), found.descriptor.media_type.clone()))
     })
 }

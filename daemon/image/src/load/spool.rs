@@ -7,7 +7,8 @@ use std::io::{self, BufRead, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use berth_domain::{Digest, Error, Result};
 use sha2::{Digest as _, Sha256};
@@ -20,6 +21,9 @@ use crate::unpack::{Limits, check_space, clean};
 
 /// Entries of an archive of images; it has some dozens.
 const ENTRIES_MAX: usize = 100_000;
+/// Bytes of an archive's manifests and configs, each as often as it is named: a manifest of an image is short, and a
+/// list of them may name one config a hundred thousand times.
+const DOCUMENTS_MAX: u64 = 64 << 20;
 /// Links from one name to the next.
 const LINKS_MAX: usize = 8;
 
@@ -29,6 +33,8 @@ pub(super) struct Spooled {
     pub(super) path: PathBuf,
     pub(super) size: u64,
     pub(super) digest: Digest,
+    /// Bytes of documents read from the archive so far.
+    read: Arc<AtomicU64>,
 }
 
 impl Spooled {
@@ -42,6 +48,11 @@ impl Spooled {
             return Err(Error::invalid(format!(
                 "a document of {} bytes in the archive, {max} at most",
                 self.size
+            )));
+        }
+        if self.read.fetch_add(self.size, Ordering::Relaxed).saturating_add(self.size) > DOCUMENTS_MAX {
+            return Err(Error::invalid(format!(
+                "the archive's manifests and configs come to more than {DOCUMENTS_MAX} bytes: load its images one by one"
             )));
         }
         let mut bytes = Vec::new();
@@ -64,6 +75,7 @@ pub(super) struct Spool {
     handle: OwnedFd,
     limits: Limits,
     items: HashMap<Vec<u8>, Item>,
+    read: Arc<AtomicU64>,
 }
 
 impl Drop for Spool {
@@ -79,7 +91,7 @@ impl Spool {
         let dir = layout.fresh("load");
         make_new_dir(&dir, 0o700)?;
         let handle = File::open(&dir).map_err(|e| Error::io("opening", &dir, e))?.into();
-        Ok(Self { dir, handle, limits: limits.clone(), items: HashMap::new() })
+        Ok(Self { dir, handle, limits: limits.clone(), items: HashMap::new(), read: Arc::default() })
     }
 
     pub(super) fn fill<R: BufRead>(&mut self, mut archive: Reader<R>, given_up: &AtomicBool) -> Result<()> {
@@ -137,7 +149,7 @@ impl Spool {
             let bytes = archive.data()?;
             let n = bytes.len();
             if n == 0 {
-                return Ok(Spooled { path, size, digest: finished(sum) });
+                return Ok(Spooled { path, size, digest: finished(sum), read: Arc::clone(&self.read) });
             }
             sum.update(bytes);
             file.write_all(bytes)?;

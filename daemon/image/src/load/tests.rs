@@ -257,6 +257,23 @@ async fn what_is_no_archive_of_images_is_refused() {
     refused(swapped.done(), Meaning::InvalidInput, "the archive lacks the manifest").await;
 }
 
+/// A short list that names one config again and again would fill the memory with it.
+#[tokio::test]
+async fn a_list_of_many_images_is_bounded() {
+    let image = image();
+    let item = json!({ "Config": "config.json", "RepoTags": null, "Layers": ["layer0/layer.tar", "layer1/layer.tar"] });
+    let config = [image.config.clone(), vec![b' '; 1 << 20]].concat();
+    let archive = |items: usize| {
+        docker_archive(&image, Value::Null)
+            .file("config.json", 0o644, &config)
+            .file("manifest.json", 0o644, &text(&json!(vec![item.clone(); items])))
+            .done()
+    };
+    let shop = Shop::open();
+    load(&shop, archive(20)).await.expect("twenty are fine");
+    refused(archive(100), Meaning::InvalidInput, "load its images one by one").await;
+}
+
 #[tokio::test]
 async fn a_load_that_is_dropped_leaves_nothing() {
     let shop = Shop::open();
