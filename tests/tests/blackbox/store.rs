@@ -226,7 +226,8 @@ fn a_power_cut_right_after_the_answer() {
 
 /// With a little more room at each try, the disk becomes full at other places.
 fn full_disk(steps: u64) {
-    let volume = Volume::new(192 << 20);
+    // The check that follows unpacks the largest layer beside itself.
+    let volume = Volume::new(288 << 20);
     let bed = Bed::with(Options { data_root: Some(volume.path().join("data")), ..Options::default() });
     if !bed.is_ours() {
         return;

@@ -171,7 +171,7 @@ async fn leftovers_of_a_crash_are_swept_at_start() {
     let images = crate::fixture::open(root.path(), &registry).unwrap();
     assert_eq!((names(&root.path().join("blobs/sha256")), names(&root.path().join("layers"))), before);
     let partial = format!("{hex}.partial");
-    assert_eq!(names(&root.path().join("staging")), [partial.clone()]);
+    assert_eq!(names(&root.path().join("staging")), std::slice::from_ref(&partial));
     // A download that nobody went on with for days goes while the engine runs, unless somebody is at it.
     let file = fs::File::open(root.path().join("staging").join(&partial)).unwrap();
     let days = std::time::Duration::from_secs(4 * 24 * 3600);
