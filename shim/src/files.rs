@@ -6,7 +6,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use berth_shim_proto::{EXIT_FILE, ExitRecord, PID_FILE, PidRecord, SOCKET_NAME};
+use berth_shim_proto::{BOOT_ID, EXIT_FILE, ExitRecord, PID_FILE, PidRecord, SOCKET_NAME};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::Serialize;
@@ -35,7 +35,9 @@ pub(crate) fn listen(bundle: &Path) -> Result<OwnedFd> {
 /// Writes down who the shim and init are.
 pub(crate) fn write_pids(bundle: &Path, init: i32) -> Result<()> {
     let shim = i32::try_from(std::process::id()).map_err(Error::other)?;
-    let record = PidRecord { shim, shim_started: started_at(shim)?, init, init_started: started_at(init)? };
+    let boot_id = fs::read_to_string(BOOT_ID)?.trim().to_owned();
+    let (shim_started, init_started) = (started_at(shim)?, started_at(init)?);
+    let record = PidRecord { shim, shim_started, init, init_started, boot_id };
     write(bundle, PID_FILE, &record)
 }
 

@@ -128,8 +128,21 @@ pub struct Info {
     pub firewall_backend: Option<FirewallInfo>,
     #[serde(rename = "CDISpecDirs", deserialize_with = "null_default")]
     pub cdi_spec_dirs: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_default")]
+    pub discovered_devices: Vec<DeviceInfo>,
     /// Each is printed to the user as it is.
     pub warnings: Option<Vec<String>>,
+}
+
+/// A device that can be asked for by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+#[allow(missing_docs)]
+pub struct DeviceInfo {
+    /// The driver that knows it: `cdi`.
+    pub source: String,
+    #[serde(rename = "ID")]
+    pub id: String,
 }
 
 /// What drivers there are.

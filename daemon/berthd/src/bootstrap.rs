@@ -90,6 +90,7 @@ pub(crate) async fn open(
     };
     let networks = Networks::open(networks).await.map_err(|e| e.context("opening the networks"))?;
     let facts = host.facts.clone();
+    berth_engine::check_realtime(settings.cpu_rt_period, settings.cpu_rt_runtime, &facts)?;
     let engine = Engine::open(
         EngineConfig { id_map: id_map.map(Arc::new), ..engine_config(&settings, files) },
         images.clone(),
@@ -213,6 +214,9 @@ fn engine_config(settings: &Settings, files: OpenFiles) -> EngineConfig {
         seccomp_profile: settings.seccomp_profile.clone(),
         cgroup_parent: settings.cgroup_parent.clone(),
         cgroup_driver: settings.cgroup_driver,
+        cpu_rt_runtime: settings.cpu_rt_runtime,
+        cpu_rt_period: settings.cpu_rt_period,
+        cdi_spec_dirs: settings.cdi_spec_dirs.clone(),
         no_new_privileges: settings.no_new_privileges,
         host_gateway_ips: settings.host_gateway_ips.clone(),
         ..EngineConfig::new(&settings.data_root, &settings.exec_root)

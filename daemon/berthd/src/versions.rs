@@ -255,6 +255,7 @@ fn info(info: &mut Map<String, Value>, minor: u16) {
     if minor < 50 {
         default(info, "BridgeNfIptables", json!(false));
         default(info, "BridgeNfIp6tables", json!(false));
+        info.remove("DiscoveredDevices");
     }
     if minor < 49 {
         info.remove("FirewallBackend");

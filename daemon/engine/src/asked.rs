@@ -218,7 +218,6 @@ fn refuse_unknown_wishes(host: &HostConfig) -> Result<()> {
         }
     };
     crate::storage::size(host)?;
-    refuse_device_requests(host.resources.device_requests.as_deref().unwrap_or_default())?;
     if !matches!(&*host.userns_mode, "" | "host") {
         return Err(Error::invalid(format!("invalid USER mode: {}", host.userns_mode)));
     }
@@ -229,24 +228,6 @@ fn refuse_unknown_wishes(host: &HostConfig) -> Result<()> {
         )));
     }
     not_yet(!host.cgroup.is_empty(), "Cgroup")
-}
-
-/// `--gpus` and the like: no driver serves them. In the reference's words, which it has first at start.
-fn refuse_device_requests(requests: &[serde_json::Value]) -> Result<()> {
-    let Some(request) = requests.first() else { return Ok(()) };
-    let driver = request["Driver"].as_str().unwrap_or_default();
-    if driver == "cdi" {
-        return Err(Error::not_implemented("HostConfig.DeviceRequests: CDI devices are not implemented"));
-    }
-    let list = |values: &serde_json::Value, show: &dyn Fn(&serde_json::Value) -> String| {
-        let shown: Vec<String> = values.as_array().into_iter().flatten().map(show).collect();
-        format!("[{}]", shown.join(" "))
-    };
-    let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-    let capabilities = list(&request["Capabilities"], &|set| list(set, &word));
-    Err(Error::invalid(format!(
-        "could not select device driver {driver:?} with capabilities: {capabilities}"
-    )))
 }
 
 fn check_config(config: &ContainerConfig) -> Result<()> {

@@ -52,6 +52,12 @@ pub struct EngineConfig {
     pub seccomp_profile: Option<String>,
     /// Program bind-mounted as the init process of containers that ask for one; `None` when there is none.
     pub init_path: Option<PathBuf>,
+    /// Microseconds that all containers together may spend in realtime of each `cpu_rt_period`; 0 for the kernel's choice.
+    pub cpu_rt_runtime: i64,
+    /// Microseconds; 0 for the kernel's choice.
+    pub cpu_rt_period: i64,
+    /// Where CDI spec files are, the directory that wins last; empty when devices cannot be asked for by name.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// What `host-gateway` in `--add-host` stands for; empty for the default bridge's gateway.
     pub host_gateway_ips: Vec<IpAddr>,
     /// Users and groups of new containers, where they are not the host's (`userns-remap`).
@@ -95,6 +101,9 @@ impl EngineConfig {
             no_new_privileges: false,
             seccomp_profile: None,
             init_path: None,
+            cpu_rt_runtime: 0,
+            cpu_rt_period: 0,
+            cdi_spec_dirs: berth_runtime::cdi::DEFAULT_DIRS.map(PathBuf::from).into(),
             host_gateway_ips: Vec::new(),
             id_map: None,
         }

@@ -81,6 +81,7 @@ impl Task {
         state.error.clear();
         state.oom_killed = false;
         state.started_at = Some(started_at);
+        state.up_since = Some(since);
         match starting.by {
             Starter::Person => state.restart_count = 0,
             Starter::Policy => state.restart_count = state.restart_count.saturating_add(1),

@@ -201,20 +201,42 @@ fn environment(parent: &str, alias: &str, child: &Snapshot, address: std::net::I
             Some((number.parse().ok()?, protocol.to_owned()))
         })
         .collect();
-    // The lowest is the default; of equal numbers TCP's.
-    ports.sort_by(|a, b| (a.0, a.1 != "tcp", &a.1).cmp(&(b.0, b.1 != "tcp", &b.1)));
+    // The default is TCP's lowest, or else the lowest of the next protocol.
+    ports.sort_by(|a, b| (a.1 != "tcp", &a.1, a.0).cmp(&(b.1 != "tcp", &b.1, b.0)));
     let url = |(number, protocol): &(u16, String)| format!("{protocol}://{address}:{number}");
     let mut env = Vec::new();
     if let Some(first) = ports.first() {
         env.push(format!("{prefix}_PORT={}", url(first)));
     }
-    for port in &ports {
+    let mut run: Option<(&(u16, String), &(u16, String))> = None;
+    for (place, port) in ports.iter().enumerate() {
         let (number, protocol) = (port.0, &port.1);
         let name = format!("{prefix}_PORT_{number}_{}", protocol.to_uppercase());
         env.push(format!("{name}={}", url(port)));
         env.push(format!("{name}_ADDR={address}"));
         env.push(format!("{name}_PORT={number}"));
         env.push(format!("{name}_PROTO={protocol}"));
+        // Ports in a row are told of as a range too.
+        let follows = |end: &(u16, String)| end.0.checked_add(1) == Some(number) && end.1 == *protocol;
+        let (first, last) = match run {
+            Some((first, end)) if follows(end) => {
+                run = Some((first, port));
+                if place + 1 < ports.len() {
+                    continue;
+                }
+                (first, port)
+            }
+            Some(run) => run,
+            None => (port, port),
+        };
+        if first != last {
+            let name = format!("{prefix}_PORT_{}_{}", first.0, first.1.to_uppercase());
+            env.push(format!("{name}_START={}", url(first)));
+            env.push(format!("{name}_PORT_START={}", first.0));
+            env.push(format!("{name}_END={}", url(last)));
+            env.push(format!("{name}_PORT_END={}", last.0));
+        }
+        run = Some((port, port));
     }
     env.push(format!("{prefix}_NAME=/{parent}/{alias}"));
     for variable in child.config.env.iter().flatten() {

@@ -82,12 +82,7 @@ impl Engine {
         if let Err(error) = self.backends.networks.sweep(&live).await {
             tracing::error!(error = error.chain(), "sweeping leftover network elements");
         }
-        let volumes = self.backends.volumes.clone();
-        blocking(move || {
-            volumes.unmount_unused();
-            Ok(())
-        })
-        .await?;
+        self.take_volumes_back(&tasks);
         for mut task in tasks {
             task.apply_policy();
             self.own(task);
@@ -290,16 +285,7 @@ impl Engine {
                     }
                 }
                 self.execs_found(&id, task.now.paths.run_dir.clone(), &running).await;
-                let (volumes, mounts, of) =
-                    (self.backends.volumes.clone(), Arc::clone(&task.now.mounts), id.clone());
-                let adopted = blocking(move || {
-                    volumes.adopt(&mounts, &of);
-                    Ok(())
-                })
-                .await;
-                if let Err(error) = adopted {
-                    tracing::error!(container = %id, error = error.chain(), "taking volumes back");
-                }
+                self.backends.volumes.claim(&task.now.mounts, &id);
                 task.take_back(shim, &running, &state);
                 if task.up.is_some() && task.state_record() != state {
                     task.record_state().await;
@@ -318,6 +304,32 @@ impl Engine {
             }
         }
         task
+    }
+
+    /// Finds out where the volumes of running containers are, and unmounts what none of them uses: beside everything else and
+    /// beside one another, as a driver or a file system that hangs must hold up neither the daemon's start nor other volumes.
+    fn take_volumes_back(self: &Arc<Self>, tasks: &[Task]) {
+        for task in tasks.iter().filter(|task| task.up.is_some()) {
+            let of_volumes = task.now.mounts.iter().filter(|mount| mount.r#type == MountType::Volume);
+            for name in of_volumes.map(|mount| mount.name.clone()) {
+                let (volumes, id) = (self.backends.volumes.clone(), task.now.id.clone());
+                self.in_background("taking a volume back", move || volumes.adopt(&name, &id));
+            }
+        }
+        let volumes = self.backends.volumes.clone();
+        self.in_background("unmounting unused volumes", move || volumes.unmount_unused());
+    }
+
+    fn in_background(&self, what: &'static str, work: impl FnOnce() + Send + 'static) {
+        self.background(async move {
+            let done = blocking(move || {
+                work();
+                Ok(())
+            });
+            if let Err(error) = done.await {
+                tracing::error!(error = error.chain(), what);
+            }
+        });
     }
 
     /// Deletes what earlier removals did not come to, and run directories of containers that are gone.
@@ -383,9 +395,12 @@ impl Task {
         for guest in self.door.open(Arc::clone(&shim)) {
             drop(guest);
         }
-        let ran =
-            state.started_at.and_then(|at| Duration::try_from(Timestamp::now().duration_since(at)).ok());
+        // The kernel knows how long init has been there, whatever has been done to the clock since.
+        let by_clock =
+            || state.started_at.and_then(|at| Duration::try_from(Timestamp::now().duration_since(at)).ok());
+        let ran = running.init.and_then(|pid| berth_sys::pidfd::age(pid).ok()).or_else(by_clock);
         let since = Instant::now().checked_sub(ran.unwrap_or_default()).unwrap_or_else(Instant::now);
+        self.now.state.up_since = Some(since);
         let marker = self.now.paths.run_dir.join(COMMITTING);
         let half_committed = running.frozen && marker.exists();
         if half_committed {
@@ -463,12 +478,8 @@ async fn ask(shim: &dyn Shim) -> Option<(ShimState, Option<OwnedFd>, Vec<(String
 
 /// Whom a shim that does not answer noted.
 async fn read_pids(run_dir: &Path) -> Option<PidRecord> {
-    let path = run_dir.join(berth_shim_proto::PID_FILE);
-    let read = blocking(move || {
-        let bytes = fs::read(&path).map_err(|error| Error::io("reading", &path, error))?;
-        serde_json::from_slice(&bytes).map_err(|error| Error::internal("reading pids").because(error))
-    });
-    read.await.ok()
+    let run_dir = run_dir.to_owned();
+    blocking(move || berth_runtime::read_pids(&run_dir)).await.ok().flatten()
 }
 
 /// Kills what a dead shim left, if the pids are still those of the processes that it meant.

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use berth_api::types::container_create::{ContainerConfig, HostConfig, NetworkingConfig};
 use berth_domain::{ContainerId, IdMap, ImageId, Platform, Status};
@@ -65,6 +66,8 @@ pub struct State {
     pub oom_killed: bool,
     /// When init was last started.
     pub started_at: Option<Timestamp>,
+    /// The same by the clock that nobody sets, while it runs.
+    pub up_since: Option<Instant>,
     /// When init last ended.
     pub finished_at: Option<Timestamp>,
     /// Starts by the restart policy since the last start by a person.

@@ -38,6 +38,8 @@ pub struct Limits {
     pub cpu_shares: bool,
     /// `--cpus`, `--cpu-quota`, `--cpu-period`.
     pub cpu_quota: bool,
+    /// `--cpu-rt-runtime`, `--cpu-rt-period`.
+    pub cpu_realtime: bool,
     /// `--cpuset-cpus`, `--cpuset-mems`.
     pub cpuset: bool,
     /// `--blkio-weight`.
@@ -168,6 +170,7 @@ fn limits(hierarchies: &Hierarchies) -> Limits {
             pids: has("pids"),
             cpu_shares: has("cpu"),
             cpu_quota: has("cpu"),
+            cpu_realtime: false,
             cpuset: has("cpuset"),
             blkio_weight: has("io") && (child_has("io.weight") || child_has("io.bfq.weight")),
             blkio_weight_device: has("io") && child_has("io.weight"),
@@ -183,6 +186,7 @@ fn limits(hierarchies: &Hierarchies) -> Limits {
         pids: has("pids"),
         cpu_shares: v1("cpu", "cpu.shares"),
         cpu_quota: v1("cpu", "cpu.cfs_quota_us"),
+        cpu_realtime: v1("cpu", "cpu.rt_period_us"),
         cpuset: has("cpuset"),
         blkio_weight: v1("blkio", "blkio.weight") || v1("blkio", "blkio.bfq.weight"),
         blkio_weight_device: v1("blkio", "blkio.weight_device"),
@@ -260,6 +264,7 @@ impl HostFacts {
                 pids: true,
                 cpu_shares: true,
                 cpu_quota: true,
+                cpu_realtime: true,
                 cpuset: true,
                 blkio_weight: true,
                 blkio_weight_device: true,

@@ -11,6 +11,7 @@
 //! Nothing here touches the container's filesystem: that is the shim's, beneath the container's root.
 #![forbid(unsafe_code)]
 
+pub mod cdi;
 mod host;
 pub mod link;
 mod scope;
@@ -18,6 +19,8 @@ pub mod seccomp;
 pub mod spec;
 
 pub use host::{CgroupLayout, HostFacts, Limits};
-pub use link::{Adoption, HeldFds, Launched, Shim, ShimConfig, ShimError, ShimEvent, Shims, kill_remains};
+pub use link::{
+    Adoption, HeldFds, Launched, Shim, ShimConfig, ShimError, ShimEvent, Shims, kill_remains, read_pids,
+};
 pub use scope::Scope;
 pub use seccomp::{SeccompCache, SeccompFilter};

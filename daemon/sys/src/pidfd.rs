@@ -146,6 +146,25 @@ pub fn start_time(pid: i32) -> io::Result<u64> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat: no start time")))
 }
 
+/// How long a process has been there, by a clock that nobody sets.
+///
+/// # Errors
+///
+/// No such process.
+pub fn age(pid: i32) -> io::Result<std::time::Duration> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now = std::time::Duration::try_from(now).unwrap_or_default();
+    Ok(age_at(start_time(pid)?, rustix::param::clock_ticks_per_second(), now))
+}
+
+/// Both since boot.
+fn age_at(started: u64, ticks_per_second: u64, now: std::time::Duration) -> std::time::Duration {
+    let ticks = ticks_per_second.max(1);
+    let started = std::time::Duration::from_secs(started / ticks)
+        + std::time::Duration::from_millis(started % ticks * 1000 / ticks);
+    now.saturating_sub(started)
+}
+
 /// The name in field 2 may hold spaces and parentheses: fields are counted from its last `)`.
 fn parse_start_time(stat: &str) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
@@ -162,6 +181,17 @@ mod tests {
         let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21";
         assert_eq!(parse_start_time(&format!("7 (a) b) c) {tail}")), Some(4242));
         assert_eq!(parse_start_time("7 (x) S 1"), None);
+    }
+
+    #[test]
+    fn an_age_is_that_of_the_process_and_not_of_the_clock() {
+        use std::time::Duration;
+        assert_eq!(age_at(1234, 100, Duration::from_secs(20)), Duration::from_millis(7660));
+        assert_eq!(age_at(0, 100, Duration::from_secs(20)), Duration::from_secs(20));
+        assert_eq!(age_at(5000, 100, Duration::from_secs(20)), Duration::ZERO, "of another boot");
+        let mine = age(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!(mine < age(1).unwrap(), "{mine:?}");
+        age(0).expect_err("there is no process 0");
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //!
 //! create: [`plan`] (pure: refuses what cannot be) then [`Volumes::realise`] (makes, acquires and fills volumes).
 //! Each start: [`Volumes::oci_mounts`], and [`Volumes::unmount_all`] after it. Removal: [`Volumes::release_all`]. At daemon
-//! start the engine repeats [`Volumes::acquire`] from its records and [`Volumes::adopt`] for what runs, then
+//! start the engine repeats [`Volumes::acquire`] from its records and [`Volumes::claim`] for what runs, then [`Volumes::adopt`],
 //! [`Volumes::unmount_unused`]: who uses what is not written down twice.
 //!
 //! All calls block; none holds a lock over work on a volume's content.

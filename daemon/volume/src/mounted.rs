@@ -4,7 +4,7 @@
 //! a stopped container's files.
 //!
 //! A mount of ours is on `_data` in the host's mount table, so that it outlives the daemon and is the same for all
-//! containers. A new daemon finds it there ([`Volumes::adopt`]), and unmounts what nobody uses any more
+//! containers. A new daemon finds it there ([`Volumes::claim`], [`Volumes::adopt`]), and unmounts what nobody uses any more
 //! ([`Volumes::unmount_unused`]). Who uses what is not written down.
 
 use std::collections::BTreeSet;
@@ -135,30 +135,50 @@ impl Volumes {
         }
     }
 
-    /// A container that ran before this daemon still uses its volumes.
-    pub fn adopt(&self, points: &[MountPoint], container: &ContainerId) {
+    /// A container that ran before this daemon still uses its volumes. Waits for nobody: where they are is found out by
+    /// [`Self::adopt`].
+    pub fn claim(&self, points: &[MountPoint], container: &ContainerId) {
         for point in volumes_of(points) {
-            let adopted = self.mountable(&point.name).and_then(|(volume, mounted)| {
-                if volume.is_plain()? {
-                    return Ok(());
+            let claimed = self.mountable(&point.name).and_then(|(volume, mounted)| {
+                if !volume.is_plain()? {
+                    // Whatever its driver says now, it is to hear of it when this user has gone.
+                    lock(&mounted).users.insert(container.as_str().to_owned());
                 }
-                let mut mounted = lock(&mounted);
-                // Whatever its driver says now, it is to hear of it when this user has gone.
-                mounted.users.insert(container.as_str().to_owned());
-                let at = if volume.driver != LOCAL {
-                    plugin::find(&volume.driver)?.path(&volume.name)?
-                } else if is_mounted(&volume.mountpoint).unwrap_or(false) {
-                    volume.mountpoint.clone()
-                } else {
-                    // Gone with the last daemon's own mount namespace; others who start get it again.
-                    mount(&volume, container.as_str())?
-                };
-                mounted.at = Some(at);
                 Ok(())
             });
-            if let Err(error) = adopted {
+            if let Err(error) = claimed {
                 tracing::error!(volume = point.name, error = error.chain(), "taking a mounted volume back");
             }
+        }
+    }
+
+    /// Finds out where a claimed volume's content is, of which a driver or a file system may have to be asked: it may take
+    /// as long as these take. Nothing to do when its user has gone meanwhile.
+    pub fn adopt(&self, name: &str, container: &ContainerId) {
+        let adopted = self.mountable(name).and_then(|(volume, mounted)| {
+            if volume.is_plain()? {
+                return Ok(());
+            }
+            if volume.driver != LOCAL {
+                // Asked without the lock, which the container's end needs.
+                let at = plugin::find(&volume.driver)?.path(&volume.name)?;
+                let mut mounted = lock(&mounted);
+                if !mounted.users.is_empty() {
+                    mounted.at.get_or_insert(at);
+                }
+                return Ok(());
+            }
+            let mut mounted = lock(&mounted);
+            if mounted.users.contains(container.as_str()) {
+                let there = is_mounted(&volume.mountpoint).unwrap_or(false);
+                // Gone with the last daemon's own mount namespace; others who start get it again.
+                let at = if there { volume.mountpoint.clone() } else { mount(&volume, container.as_str())? };
+                mounted.at = Some(at);
+            }
+            Ok(())
+        });
+        if let Err(error) = adopted {
+            tracing::error!(volume = name, error = error.chain(), "taking a mounted volume back");
         }
     }
 
@@ -256,7 +276,8 @@ mod tests {
         let mut point = MountPoint::new(MountType::Volume, "/x".into());
         point.name = "ram".into();
         let container = ContainerId::from_bytes([1; 32]);
-        later.adopt(std::slice::from_ref(&point), &container);
+        later.claim(std::slice::from_ref(&point), &container);
+        later.adopt(&point.name, &container);
         later.unmount_unused();
         assert!(volume.mountpoint.join("f").exists());
         later.unmount_all(&[point], &container);

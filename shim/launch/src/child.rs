@@ -14,6 +14,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use crate::cgroup::Cgroup;
 use crate::channel::{Channel, Message};
 use crate::error::{Context as _, Error, Result};
+use crate::hooks::{Hooks, Moment};
 use crate::launch::{Stdio, TerminalSize};
 use crate::mounts::{
     Image, RootPlan, Source, Stage, attach, bind_of, enter_root, make_node, make_read_only, nodes,
@@ -37,6 +38,7 @@ pub(crate) struct InitPlan<'a> {
     pub(crate) process: ProcessPlan<'a>,
     pub(crate) stdio: Stdio,
     pub(crate) cgroup: Cgroup,
+    pub(crate) hooks: Option<Hooks<'a>>,
 }
 
 /// Runs a child's body, which ends in `execve`, and tells the parent if it does not.
@@ -63,7 +65,7 @@ pub(crate) fn settle() -> Result<()> {
 
 /// The body of init. Returns only with what went wrong.
 pub(crate) fn init(plan: InitPlan<'_>, channel: &Channel) -> Error {
-    let InitPlan { namespaces, hostname, domainname, sysctls, root, process, stdio, cgroup } = plan;
+    let InitPlan { namespaces, hostname, domainname, sysctls, root, process, stdio, cgroup, hooks } = plan;
     let prepare = || -> Result<Built> {
         mark("init", "begin");
         settle()?;
@@ -88,6 +90,7 @@ pub(crate) fn init(plan: InitPlan<'_>, channel: &Channel) -> Error {
                 Stdio::Fds(_) => None,
             },
             cgroup: &cgroup,
+            hooks: hooks.filter(|hooks| hooks.has(Moment::CreateContainer)),
         };
         mark("init", "namespaces and names");
         build(building, channel)
@@ -131,6 +134,8 @@ struct Building<'a> {
     apparmor: bool,
     terminal: Option<TerminalSize>,
     cgroup: &'a Cgroup,
+    /// Those that look at the finished root.
+    hooks: Option<Hooks<'a>>,
 }
 
 /// What building the file system leaves for the last stretch.
@@ -144,7 +149,7 @@ struct Built {
 
 /// Builds the container's file system and enters it.
 fn build(plan: Building<'_>, channel: &Channel) -> Result<Built> {
-    let Building { namespaces, sysctls, root, apparmor, terminal, cgroup } = plan;
+    let Building { namespaces, sysctls, root, apparmor, terminal, cgroup, hooks } = plan;
     let user_namespace = namespaces.has(CLONE_NEWUSER);
     let mut built = Built::default();
     let mut stage = Stage::new()?;
@@ -202,7 +207,10 @@ fn build(plan: Building<'_>, channel: &Channel) -> Result<Built> {
     }
     stage.seal()?;
 
-    let image = Image::attach(mount, &stage)?;
+    let image = match hooks {
+        Some(hooks) => Image::attach_at(mount, &hooks.rootfs())?,
+        None => Image::attach(mount, &stage)?,
+    };
     for top in &stage.tops {
         image.adopt(top)?;
     }
@@ -219,6 +227,10 @@ fn build(plan: Building<'_>, channel: &Channel) -> Result<Built> {
         let slave = make_terminal(image.mount.as_fd(), Path::new("dev/pts/ptmx"), size, channel)?;
         make_console(image.mount.as_fd(), Path::new("dev/console"), &slave)?;
         built.slave = Some(slave);
+    }
+    if let Some(hooks) = hooks {
+        hooks.run(Moment::CreateContainer, rustix::process::getpid().as_raw_nonzero().get())?;
+        mark("init", "hooks");
     }
     for (path, restriction) in in_image {
         if let Some(target) = open_if_there(&image.mount, Path::new(path))? {

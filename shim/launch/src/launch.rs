@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use berth_seccomp::SockFilter;
-use oci_spec::runtime::{LinuxResources, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchown, fstat, open};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
@@ -14,6 +14,7 @@ use crate::cgroup::{Cgroup, Made};
 use crate::channel::{Channel, Message};
 use crate::child::{self, InitPlan};
 use crate::error::{Context as _, Error, Result};
+use crate::hooks::{Bundle, Hooks, Moment};
 use crate::mounts::{RootPlan, bind_tree, make_overlay, overlay_by_mount};
 use crate::namespaces::{Namespaces, host_root};
 use crate::process::{ProcessPlan, set_rlimits};
@@ -88,6 +89,8 @@ pub struct LaunchInput<'a> {
     pub userns: Option<BorrowedFd<'a>>,
     /// A compiled filter that stands in for `linux.seccomp`; an empty one for none at all.
     pub seccomp: Option<&'a [SockFilter]>,
+    /// What the spec's hooks are told; a spec without hooks needs none.
+    pub bundle: Option<Bundle<'a>>,
 }
 
 /// A process that runs: `execve` has succeeded.
@@ -123,6 +126,15 @@ pub fn launch(input: LaunchInput<'_>) -> Result<Launched> {
     let process = spec.process().as_ref().ok_or_else(|| Error::invalid("the spec has no process"))?;
     let namespaces = Namespaces::new(spec, input.netns, input.userns)?;
     own_streams(spec, &input.stdio)?;
+    let hooks = Hooks::new(spec, input.bundle)?;
+    if let Some(hooks) = hooks.filter(|hooks| hooks.has(Moment::CreateContainer)) {
+        if in_user_namespace(spec) {
+            return Err(Error::invalid(
+                "hooks.createContainer is not supported by the native launcher in a user namespace",
+            ));
+        }
+        hooks.make_rootfs()?;
+    }
     let hostname = spec.hostname().as_deref().filter(|name| !name.is_empty());
     let domainname = spec.domainname().as_deref().filter(|name| !name.is_empty());
     if (hostname.is_some() || domainname.is_some()) && !namespaces.has(CLONE_NEWUTS) {
@@ -141,17 +153,32 @@ pub fn launch(input: LaunchInput<'_>) -> Result<Launched> {
         stdio: input.stdio,
         cgroup: cgroup.clone(),
         namespaces,
+        hooks,
     };
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     let mut made = Made::default();
     let started = start(plan, &cgroup, &mut made, resources, input.root, &mut warnings);
-    let (child, mount_namespace, told) = started.map_err(|error| match made.undo() {
-        Ok(()) => error,
-        Err(more) => Error { message: format!("{}; then: {}", error.message, more.message), ..error },
+    let (child, mount_namespace, told) = started.map_err(|error| {
+        let undone = made.undo().err().map(|more| more.message);
+        // What createRuntime hooks made has to go as well.
+        let unhooked = hooks.map(|hooks| hooks.run_all(Moment::Poststop, 0)).unwrap_or_default();
+        let message = undone
+            .into_iter()
+            .chain(unhooked)
+            .fold(error.message, |all, more| format!("{all}; then: {more}"));
+        Error { message, ..error }
     })?;
     warnings.extend(told.warnings);
     let (pid, pidfd) = child.into_parts();
+    if let Some(hooks) = hooks {
+        warnings.extend(hooks.run_all(Moment::Poststart, pid));
+    }
     Ok(Launched { pid, pidfd, pty_master: told.terminal, mount_namespace, cgroup, warnings })
+}
+
+fn in_user_namespace(spec: &Spec) -> bool {
+    let all = spec.linux().iter().filter_map(|linux| linux.namespaces().as_ref()).flatten();
+    all.into_iter().any(|namespace| namespace.typ() == LinuxNamespaceType::User)
 }
 
 /// Makes a detached overlay mount that appears in no mount table.
@@ -183,21 +210,8 @@ pub fn overlay_for_old_kernels(overlay: &Overlay) -> Result<OwnedFd> {
 }
 
 fn refuse_unsupported(spec: &Spec) -> Result<()> {
-    let hooks = spec.hooks().as_ref().is_some_and(|hooks| {
-        #[allow(deprecated)] // Asking for a deprecated hook must not be ignored either.
-        let lists = [
-            hooks.prestart(),
-            hooks.create_runtime(),
-            hooks.create_container(),
-            hooks.start_container(),
-            hooks.poststart(),
-            hooks.poststop(),
-        ];
-        lists.iter().any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
-    });
     let linux = spec.linux().as_ref();
     let asked = [
-        ("hooks", hooks),
         ("linux.intelRdt", linux.is_some_and(|linux| linux.intel_rdt().is_some())),
         ("linux.memoryPolicy", linux.is_some_and(|linux| linux.memory_policy().is_some())),
         (
@@ -317,6 +331,9 @@ fn serve(
         channel.send(&Message::Cgroups(tasks))?;
     }
     mark("shim", "cgroups");
+    if let Some(hooks) = plan.hooks {
+        hooks.run(Moment::CreateRuntime, pid)?;
+    }
     let mut fds = vec![match root {
         Root::Mount(mount) => mount,
         Root::Overlay(overlay) => {

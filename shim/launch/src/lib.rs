@@ -27,7 +27,8 @@
 //!   image is attached, so that nothing in the image can redirect them.
 //! - A path inside the image is resolved once, by `openat2` with `RESOLVE_IN_ROOT` and
 //!   `RESOLVE_NO_MAGICLINKS`, to a descriptor that is then acted on.
-//! - Nothing is ever executed from the host's or the image's file system but the container's own program.
+//! - Nothing is ever executed from the host's or the image's file system but the container's own program, and the
+//!   hooks that a spec names: programs of the host's, by absolute path.
 //! - `cgroup.procs` is never written on the way to a start: it costs an RCU grace period of about 10 ms.
 //!   A v1 child writes `0` to `tasks`, a v2 child is born in its cgroup (`CLONE_INTO_CGROUP`).
 
@@ -37,6 +38,7 @@ mod channel;
 mod child;
 mod error;
 mod exec;
+mod hooks;
 mod launch;
 mod mounts;
 mod namespaces;
@@ -49,6 +51,7 @@ pub mod user;
 
 pub use error::{Error, Kind};
 pub use exec::{ExecInput, exec};
+pub use hooks::{Bundle, poststop};
 pub use launch::{
     LaunchInput, Launched, Overlay, Root, Stdio, TerminalSize, launch, overlay, overlay_for_old_kernels,
 };

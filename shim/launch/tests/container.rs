@@ -651,7 +651,9 @@ fn failures_leave_nothing() {
     check_error(&Box::new("").with("/linux/cgroupsPath", json!(taken)), Kind::InvalidInput, "in use");
     assert_eq!(running.launched.cgroup.pids().unwrap().len(), 1);
     for (pointer, value) in [
-        ("/hooks", json!({"prestart": [{"path": "/bin/true"}]})),
+        ("/hooks", json!({"startContainer": [{"path": "/bin/true"}]})),
+        ("/hooks", json!({"createRuntime": [{"path": "bin/true"}]})),
+        ("/hooks", json!({"createRuntime": [{"path": "/bin/true", "timeout": 0}]})),
         ("/linux/mountLabel", json!("system_u:object_r:x")),
         ("/process/selinuxLabel", json!("system_u:object_r:x")),
         ("/process/args", json!([])),
@@ -687,6 +689,68 @@ fn nothing_is_leaked() {
     let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG;
     let children = rustix::process::waitid(rustix::process::WaitId::All, options);
     assert_eq!(children.unwrap_err(), rustix::io::Errno::CHILD);
+}
+
+/// A hook that appends what it is told, and what it sees, to a file.
+fn hook(file: &std::path::Path, more: &str) -> serde_json::Value {
+    let script = format!(
+        "{{ echo \"$0 $A\"; sed 's/.*\"status\":\"\\([a-z]*\\)\".*/\\1/'; echo; {more}; }} >> {}",
+        file.display()
+    );
+    json!({"path": "/bin/sh", "args": ["sh", "-c", script, "me"], "env": ["A=b", "PATH=/usr/bin:/bin"]})
+}
+
+fn hooks_run_where_and_when_they_should() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap_or_default();
+    let at = |name: &str, more: &str| json!([hook(&dir.path().join(name), more)]);
+    let container = Box::new("cat /from-hook; ls /made 2>&1").overlay().with(
+        "/hooks",
+        json!({
+            "prestart": at("pre", "hostname >/dev/null"),
+            "createRuntime": at("runtime", "test $(hostname) != box"),
+            "createContainer": at("container", "hostname; test -d proc/self; test -c dev/null; echo made > from-hook"),
+            "poststart": at("post", "true"),
+            "poststop": at("stop", "true"),
+        }),
+    );
+    let output = container.run().unwrap();
+    assert_eq!(output.out, "made\nls: /made: No such file or directory\n", "{output:?}");
+    assert_eq!(said("pre"), "me b\ncreating\n");
+    assert_eq!(said("runtime"), "me b\ncreating\n");
+    assert_eq!(said("container"), "me b\ncreating\nbox\n");
+    assert_eq!(said("post"), "me b\nrunning\n");
+    assert_eq!(said("stop"), "", "what runs it is its owner's end");
+    let bundle = berth_launch::Bundle { id: "box", path: dir.path() };
+    assert_eq!(berth_launch::poststop(&container.oci(), bundle), Vec::<String>::new());
+    assert_eq!(said("stop"), "me b\nstopped\n");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains("rootfs"), "the root never shows outside: {mounts}");
+}
+
+fn hooks_that_fail_end_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    for moment in ["prestart", "createRuntime", "createContainer"] {
+        let mut bad = hook(&dir.path().join("x"), "true");
+        bad["args"] = json!(["sh", "-c", "echo so not; exit 7"]);
+        let stop = hook(&dir.path().join(moment), "true");
+        let container = Box::new("true").overlay().with("/hooks", json!({moment: [bad], "poststop": [stop]}));
+        let named = if moment == "prestart" { "createRuntime" } else { moment };
+        check_error(
+            &container,
+            Kind::Internal,
+            &format!("error running {named} hook #0: /bin/sh: exit status 7, output: so not"),
+        );
+        assert!(fs::read_to_string(dir.path().join(moment)).unwrap().contains("stopped"), "{moment}");
+    }
+    let slow = json!({"path": "/bin/sh", "args": ["sh", "-c", "exec sleep 1000"], "env": ["PATH=/usr/bin:/bin"], "timeout": 1});
+    check_error(
+        &Box::new("true").with("/hooks", json!({"createRuntime": [slow]})),
+        Kind::Internal,
+        "not done within 1 s",
+    );
+    let missing = json!({"createRuntime": [{"path": "/no/such"}]});
+    check_error(&Box::new("true").with("/hooks", missing), Kind::Internal, "/no/such: exec: No such file");
 }
 
 fn without_a_dev_mount() {
@@ -736,6 +800,8 @@ fn main() {
         user_namespace,
         user_namespace_of_others,
         failures_leave_nothing,
+        hooks_run_where_and_when_they_should,
+        hooks_that_fail_end_the_start,
         without_a_dev_mount,
         nothing_is_leaked,
     ];

@@ -371,6 +371,21 @@ pub struct PidRecord {
     pub init: i32,
     /// Init's start time, likewise.
     pub init_started: u64,
+    /// The kernel's [`BOOT_ID`] then: pids and start times say nothing after a reboot. Empty in records of older shims.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub boot_id: String,
+}
+
+/// Where the kernel says which boot this is.
+pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+impl PidRecord {
+    /// The record as it is to be taken in this boot: one of another boot names no process.
+    #[must_use]
+    pub fn in_boot(self, boot_id: &str) -> Self {
+        let same = self.boot_id.is_empty() || self.boot_id == boot_id.trim();
+        if same { self } else { Self { shim: 0, init: 0, ..self } }
+    }
 }
 
 /// What runs under a shim.

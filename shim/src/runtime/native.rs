@@ -2,10 +2,10 @@
 //! Containers built by the launcher of our own.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use berth_launch::cgroup::Cgroup;
-use berth_launch::{ExecInput, LaunchInput, Launched, Overlay, UserRequest};
+use berth_launch::{Bundle, ExecInput, LaunchInput, Launched, Overlay, UserRequest};
 use berth_seccomp::SockFilter;
 use berth_shim_proto::{Exec, Launch, Root};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
@@ -27,6 +27,8 @@ pub(crate) struct Native {
     /// The spec as it was launched. Parsed anew for each exec: that costs less than keeping it parsed.
     spec: Box<[u8]>,
     seccomp: Option<OwnedFd>,
+    /// For hooks at the end: the container's id and its bundle.
+    hooked: Option<(String, PathBuf)>,
 }
 
 /// Builds the container and starts its init.
@@ -49,6 +51,7 @@ pub(crate) fn launch(
         netns: namespaces.net,
         userns: namespaces.user,
         seccomp: filter.as_deref(),
+        bundle: Some(Bundle { id: &launch.container_id, path: Path::new(&launch.bundle) }),
     })
     .map_err(launch_failure)?;
     let cgroup = launched.cgroup.clone();
@@ -57,7 +60,11 @@ pub(crate) fn launch(
             say!("{error}");
         }
     })?;
-    let native = Native { cgroup, _mounts: mounts, spec: spec.into_boxed_slice(), seccomp };
+    let last = parsed.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
+    let hooked = last
+        .is_some_and(|list| !list.is_empty())
+        .then(|| (launch.container_id.clone(), PathBuf::from(&launch.bundle)));
+    let native = Native { cgroup, _mounts: mounts, spec: spec.into_boxed_slice(), seccomp, hooked };
     Ok((native, started, warnings))
 }
 
@@ -97,6 +104,14 @@ impl Native {
     pub(crate) fn remove(self) {
         if let Err(error) = self.cgroup.remove() {
             say!("removing the cgroup: {error}");
+        }
+        let Some((id, bundle)) = &self.hooked else { return };
+        match parse(&self.spec) {
+            Ok(spec) => {
+                let failed = berth_launch::poststop(&spec, Bundle { id, path: bundle });
+                failed.iter().for_each(|why| say!("{why}"));
+            }
+            Err(failure) => say!("hooks at the end: {}", failure.message),
         }
     }
 

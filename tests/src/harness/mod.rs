@@ -23,7 +23,7 @@ mod wait;
 mod world;
 
 pub use authority::{Authority, Identity};
-pub use bed::{Bed, Options};
+pub use bed::{Bed, Events, Options};
 pub(crate) use cli::build_dir;
 pub use cli::{Cli, Output};
 pub use fault::{Fault, Line};

@@ -85,7 +85,9 @@ fn create_says_which_field_is_wrong() {
         "{\"Image\":\"busybox\"} trailing",
     ] {
         let response = bed.api("POST", "/containers/create", body);
-        assert_eq!(response.status, 400, "{body}: {}", response.text());
+        // The reference takes the blame for a bad path.
+        let status = if !bed.is_ours() && body.contains("relative") { 500 } else { 400 };
+        assert_eq!(response.status, status, "{body}: {}", response.text());
         assert!(!response.message().is_empty());
     }
     let bad_port = bed.docker(&["run", "-p", "80:80:80:80", "busybox"]);
@@ -284,6 +286,10 @@ fn a_corrupt_layer_from_the_registry() {
 fn a_refusal_is_read_though_the_client_still_sends() {
     use std::io::{Read as _, Write as _};
     let bed = bed();
+    if !bed.is_ours() {
+        // There the connection is closed on a client that still sends.
+        return;
+    }
     // The socket's buffer holds far less than this: who is refused and cut off meets a broken pipe while it writes.
     let piece = [0u8; 64 << 10];
     for _ in 0..10 {

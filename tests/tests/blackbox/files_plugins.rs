@@ -14,10 +14,11 @@ use berth_tests::harness::{Bed, until};
 use serde_json::{Value, json};
 
 /// A volume driver, for as long as this is there.
-struct Plugin {
-    name: String,
+pub(crate) struct Plugin {
+    pub(crate) name: String,
     /// By which it is found.
     file: PathBuf,
+    gate: Arc<Mutex<()>>,
     calls: Arc<Mutex<Vec<(String, Value)>>>,
 }
 
@@ -29,7 +30,7 @@ struct Driver {
 }
 
 impl Plugin {
-    fn start(kind: &str, place: &Path, instead: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(kind: &str, place: &Path, instead: &[(&str, &str)]) -> Self {
         let name = format!("berth-test-{kind}-{}", std::process::id());
         let sockets = Path::new("/run/docker/plugins");
         fs::create_dir_all(sockets).unwrap();
@@ -38,14 +39,17 @@ impl Plugin {
         let calls = Arc::new(Mutex::new(Vec::new()));
         let (place, seen) = (place.to_owned(), Arc::clone(&calls));
         let instead = instead.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let gate = Arc::new(Mutex::new(()));
+        let through = Arc::clone(&gate);
         let mut driver = Driver { volumes: BTreeMap::new(), instead };
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
+                drop(through.lock().unwrap());
                 drop(serve(stream, &mut driver, &place, &seen));
             }
         });
-        Self { name, file: socket, calls }
+        Self { name, file: socket, gate, calls }
     }
 
     /// One that is found by a description: a file of this kind with what it says.
@@ -54,11 +58,16 @@ impl Plugin {
         fs::create_dir_all(folder).unwrap();
         let file = Path::new(folder).join(format!("{name}.{kind}"));
         fs::write(&file, says).unwrap();
-        Self { name, file, calls: Arc::default() }
+        Self { name, file, gate: Arc::default(), calls: Arc::default() }
+    }
+
+    /// It answers nobody until this is dropped.
+    pub(crate) fn hang(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.gate.lock().unwrap()
     }
 
     /// Bodies of the calls of one operation.
-    fn calls(&self, operation: &str) -> Vec<Value> {
+    pub(crate) fn calls(&self, operation: &str) -> Vec<Value> {
         let calls = self.calls.lock().unwrap();
         calls.iter().filter(|(name, _)| name == operation).map(|(_, body)| body.clone()).collect()
     }

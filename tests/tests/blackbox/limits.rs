@@ -40,3 +40,56 @@ fn out_of_memory_is_told() {
     assert_eq!(bed.docker(&["inspect", "-f", "{{.State.OOMKilled}}", "oom"]).ok(), "true");
     bed.finish();
 }
+
+/// Whether the CPU hierarchy shares out realtime.
+fn has_realtime() -> bool {
+    std::path::Path::new("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists()
+}
+
+#[test]
+fn realtime_is_shared_out_where_the_kernel_does_that() {
+    let flags = ["--cpu-rt-runtime", "200000", "--cpu-rt-period", "1000000"];
+    let flags = if has_realtime() { flags.map(str::to_owned).into() } else { Vec::new() };
+    let bed = Bed::with(berth_tests::harness::Options { flags, ..Default::default() });
+    bed.docker(&["pull", "busybox"]).ok();
+    let refused = |limits: serde_json::Value, words: &str| {
+        let body = serde_json::json!({"Image": "busybox", "HostConfig": limits});
+        let answer = bed.api("POST", "/containers/create", &body.to_string());
+        assert_eq!((answer.status, answer.message()), (400, words.to_owned()));
+    };
+    let limits = serde_json::json!({"CpuRealtimePeriod": 1000, "CpuRealtimeRuntime": 1001});
+    if !has_realtime() {
+        refused(limits, "kernel does not support CPU real-time scheduler");
+        bed.finish();
+        return;
+    }
+    refused(limits, "cpu real-time runtime cannot be higher than cpu real-time period");
+    // The reference on this machine was not started with realtime to share out.
+    if bed.is_ours() {
+        let script = "cat /sys/fs/cgroup/cpu/cpu.rt_runtime_us /sys/fs/cgroup/cpu/cpu.rt_period_us; chrt -f 5 echo in realtime";
+        let run = [
+            "run",
+            "--rm",
+            "--cpu-rt-runtime",
+            "50000",
+            "--cpu-rt-period",
+            "500000",
+            "--cap-add",
+            "sys_nice",
+        ];
+        let out = bed.docker(&[&run[..], &["--ulimit", "rtprio=99", "busybox", "sh", "-c", script]].concat());
+        assert_eq!(out.stdout.lines().collect::<Vec<_>>(), ["50000", "500000", "in realtime"], "{out:?}");
+        // Who asks for none has none, whatever it is allowed to ask of the kernel.
+        let out = bed.docker(&["run", "--rm", "--cap-add", "sys_nice", "busybox", "chrt", "-f", "5", "true"]);
+        assert_ne!(out.code, 0, "{out:?}");
+        bed.docker(&["run", "-d", "--name", "box", "--cpu-rt-runtime", "10000", "busybox", "sleep", "1000"])
+            .ok();
+        bed.docker(&["update", "--cpu-rt-runtime", "20000", "box"]).ok();
+        let has = bed.docker(&["exec", "box", "cat", "/sys/fs/cgroup/cpu/cpu.rt_runtime_us"]).ok();
+        assert_eq!(has, "20000");
+        // More than all may have together.
+        let told = bed.docker(&["run", "--rm", "--cpu-rt-runtime", "300000", "busybox", "true"]).fails(125);
+        assert!(told.contains("cpu.rt_runtime_us"), "{told}");
+    }
+    bed.finish();
+}

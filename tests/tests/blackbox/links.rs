@@ -20,6 +20,8 @@ fn on_the_default_bridge() {
         "--expose",
         "5432",
         "--expose",
+        "5433",
+        "--expose",
         "53/udp",
     ];
     bed.docker(&[&db[..], &sleeps].concat()).ok();
@@ -33,7 +35,12 @@ fn on_the_default_bridge() {
     let ip = address();
     let env = bed.docker(&["exec", "web", "env"]).ok();
     for line in [
-        format!("MY_SQL_PORT=udp://{ip}:53"),
+        // TCP's lowest.
+        format!("MY_SQL_PORT=tcp://{ip}:5432"),
+        format!("MY_SQL_PORT_5432_TCP_START=tcp://{ip}:5432"),
+        "MY_SQL_PORT_5432_TCP_PORT_START=5432".to_owned(),
+        format!("MY_SQL_PORT_5432_TCP_END=tcp://{ip}:5433"),
+        "MY_SQL_PORT_5432_TCP_PORT_END=5433".to_owned(),
         format!("MY_SQL_PORT_53_UDP=udp://{ip}:53"),
         format!("MY_SQL_PORT_53_UDP_ADDR={ip}"),
         "MY_SQL_PORT_53_UDP_PORT=53".to_owned(),

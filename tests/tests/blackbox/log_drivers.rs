@@ -3,6 +3,7 @@
 
 use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 
 use berth_tests::harness::{Bed, Options, until};
 use serde_json::json;
@@ -133,9 +134,45 @@ fn rotated_files_are_read_as_one_and_the_oldest_go() {
         let first = *numbers.first().unwrap();
         assert!(numbers.iter().copied().eq(first..=60_100), "{name}: a gap after {first}");
         assert!(first > 1, "{name}: nothing was dropped");
+        check_rotated(&bed, name);
         assert_eq!(bed.docker(&["logs", "-n", "3", name]).stdout, "60098\n60099\n60100\n", "{name}");
     }
     bed.finish();
+}
+
+/// The rotated files are there and are what they are called.
+fn check_rotated(bed: &Bed, name: &str) {
+    let inspect = bed.api("GET", &format!("/containers/{name}/json"), "").json();
+    let path = match inspect["LogPath"].as_str() {
+        Some("") | None if bed.is_ours() => {
+            let id = inspect["Id"].as_str().unwrap();
+            bed.data_root().join("containers").join(id).join("local.log")
+        }
+        // Where the reference keeps these it does not say.
+        Some("") | None => return,
+        Some(path) => PathBuf::from(path),
+    };
+    let folder = path.parent().unwrap();
+    if !folder.exists() && !bed.is_ours() {
+        // Not the file system that this test sees.
+        return;
+    }
+    let file = path.file_name().unwrap().to_str().unwrap();
+    let suffix = if name == "plain" { "" } else { ".gz" };
+    // The newest of them may still be packed.
+    let names: Vec<String> = until("the rotated files are there", || {
+        let names = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|n| n.starts_with(&format!("{file}."))).collect();
+        names.sort();
+        let wanted = (1..4).map(|n| format!("{file}.{n}{suffix}"));
+        names.iter().cloned().eq(wanted).then_some(names)
+    });
+    for rotated in names {
+        let mut magic = [0; 2];
+        let mut opened = std::fs::File::open(folder.join(&rotated)).unwrap();
+        std::io::Read::read_exact(&mut opened, &mut magic).unwrap();
+        assert_eq!(magic == [0x1f, 0x8b], suffix == ".gz", "{name}: {rotated}");
+    }
 }
 
 /// The reference loses lines here: 18,407 of the 20,000 came.

@@ -93,3 +93,46 @@ fn sysctls_say_what_they_say() {
     assert_ne!(out.code, 0, "the host's network is not the container's to set");
     bed.finish();
 }
+
+/// What a container may not see is covered by the host's own /dev/null, whatever the image or a volume calls that
+/// (CVE-2025-31133, CVE-2025-52881): else the host's settings would be mounted there, writable.
+#[test]
+fn a_null_device_that_leads_elsewhere_covers_nothing_else() {
+    const TRAP: &str = "/proc/sys/kernel/core_pattern";
+    let bed = Bed::start();
+    bed.docker(&["pull", "busybox"]).ok();
+    let before = std::fs::read_to_string(TRAP).unwrap();
+    let script = "for f in /proc/kcore /proc/keys /proc/timer_list; do test -e $f && stat -c '%t:%T' $f; done;
+        for d in /proc/acpi /proc/scsi /sys/firmware; do ls -A $d 2>/dev/null; touch $d/x 2>/dev/null && echo made; done;
+        (echo hacked > /proc/sys/kernel/core_pattern) 2>/dev/null && echo written; echo done";
+    let check = |out: &berth_tests::harness::Output, must_start: bool| {
+        if out.code == 0 {
+            let odd: Vec<&str> = out.stdout.lines().filter(|line| !["1:3", "done"].contains(line)).collect();
+            assert!(odd.is_empty() && out.stdout.ends_with("done\n"), "{out:?}");
+            assert!(out.stdout.contains("1:3"), "nothing is covered: {out:?}");
+        } else {
+            assert!(!must_start, "{out:?}");
+        }
+        assert_eq!(std::fs::read_to_string(TRAP).unwrap(), before);
+    };
+
+    // In the image.
+    let dev = bed.path().join("dev");
+    std::fs::create_dir(&dev).unwrap();
+    std::os::unix::fs::symlink(TRAP, dev.join("null")).unwrap();
+    bed.docker(&["create", "--name", "image", "busybox", "sh", "-c", script]).ok();
+    bed.docker(&["cp", dev.to_str().unwrap(), "image:/"]).ok();
+    check(&bed.docker(&["start", "-a", "image"]), true);
+
+    // In a volume over /dev, while another container changes it all the time.
+    bed.docker(&["volume", "create", "shared"]).ok();
+    let swap = format!("while :; do ln -sfn {TRAP} /d/null; rm -f /d/null; : > /d/null; rm -f /d/null; done");
+    bed.docker(&["run", "-d", "--name", "swapper", "-v", "shared:/d", "busybox", "sh", "-c", &swap]).ok();
+    for _ in 0..20 {
+        let out = bed.docker(&["run", "--rm", "-v", "shared:/dev", "busybox", "sh", "-c", script]);
+        // Such a start may fail, but not succeed with less covered.
+        check(&out, false);
+    }
+    bed.docker(&["rm", "-f", "swapper"]).ok();
+    bed.finish();
+}

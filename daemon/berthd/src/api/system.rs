@@ -7,8 +7,8 @@ use std::sync::Arc;
 use berth_api::types::event::{Event, EventActor};
 use berth_api::types::image::{AuthConfig, AuthResponse};
 use berth_api::types::system::{
-    AddressPool, Commit, FirewallInfo, IndexInfo, Info, PluginsInfo, RegistryServiceConfig, RuntimeInfo,
-    SwarmInfo, Version, VersionComponent, VersionPlatform,
+    AddressPool, Commit, DeviceInfo, FirewallInfo, IndexInfo, Info, PluginsInfo, RegistryServiceConfig,
+    RuntimeInfo, SwarmInfo, Version, VersionComponent, VersionPlatform,
 };
 use berth_api::{ApiVersion, Operation};
 use berth_domain::{Error, Result};
@@ -102,7 +102,12 @@ pub(crate) async fn system_info(app: Arc<App>, call: Call) -> Answer {
         NATIVE_RUNTIME.to_owned(),
         RuntimeInfo { path: "berth-shim".to_owned(), ..RuntimeInfo::default() },
     );
-    let warnings = host.warnings();
+    let dirs = settings.cdi_spec_dirs.clone();
+    let (devices, troubles) = tokio::task::spawn_blocking(move || devices(&dirs))
+        .await
+        .map_err(|error| Error::internal("reading CDI files").because(error))?;
+    let mut warnings = host.warnings();
+    warnings.extend(troubles);
     let open_files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     let pools: Vec<AddressPool> = settings
         .default_address_pools
@@ -182,9 +187,20 @@ pub(crate) async fn system_info(app: Arc<App>, call: Call) -> Answer {
         security_options: host.security_options(&settings, app.engine.remaps_users()),
         default_address_pools: (!pools.is_empty()).then_some(pools),
         firewall_backend: Some(FirewallInfo { driver: "nftables".to_owned(), info: None }),
-        cdi_spec_dirs: Vec::new(),
+        cdi_spec_dirs: settings.cdi_spec_dirs.iter().map(|dir| dir.display().to_string()).collect(),
+        discovered_devices: devices,
         warnings: (!warnings.is_empty()).then_some(warnings),
     })
+}
+
+/// What CDI files have, and what is wrong with them.
+fn devices(dirs: &[std::path::PathBuf]) -> (Vec<DeviceInfo>, Vec<String>) {
+    let cdi = berth_engine::Cdi::read(dirs);
+    let one = |id: &str| DeviceInfo { source: "cdi".to_owned(), id: id.to_owned() };
+    let trouble = |(path, why): (&std::path::Path, &str)| {
+        format!("CDI: Error associated with spec file {}: {why}", path.display())
+    };
+    (cdi.names().map(one).collect(), cdi.troubles().map(trouble).collect())
 }
 
 fn registries(mirrors: &[String], insecure: &[String]) -> RegistryServiceConfig {

@@ -161,6 +161,15 @@ pub(crate) struct Flags {
     /// Cgroup under which those of containers are made
     #[arg(long, value_name = "PATH")]
     cgroup_parent: Option<String>,
+    /// Microseconds of realtime of a CPU that all containers together have in each period
+    #[arg(long, value_name = "MICROSECONDS")]
+    cpu_rt_runtime: Option<i64>,
+    /// The period of --cpu-rt-runtime
+    #[arg(long, value_name = "MICROSECONDS")]
+    cpu_rt_period: Option<i64>,
+    /// Where CDI spec files are, the directory that wins last; may be repeated, empty for nowhere
+    #[arg(long, value_name = "DIR")]
+    cdi_spec_dir: Vec<String>,
     /// KEY=VALUE: native.cgroupdriver is cgroupfs or systemd; may be repeated
     #[arg(long, value_name = "OPTION")]
     exec_opt: Vec<String>,
@@ -356,6 +365,10 @@ impl Flags {
             init_path: self.init_path.clone(),
             seccomp_profile: self.seccomp_profile.clone(),
             cgroup_parent: self.cgroup_parent.clone(),
+            cpu_rt_runtime: self.cpu_rt_runtime,
+            cpu_rt_period: self.cpu_rt_period,
+            cdi_spec_dirs: list(&self.cdi_spec_dir),
+            features: None,
             exec_opts: list(&self.exec_opt),
             no_new_privileges: self.no_new_privileges,
             userns_remap: self.userns_remap.clone(),

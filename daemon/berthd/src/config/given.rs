@@ -67,6 +67,10 @@ pub(crate) struct Given {
     pub(crate) shutdown_timeout: Option<i64>,
     pub(crate) shim_path: Option<String>,
     pub(crate) min_api_version: Option<String>,
+    pub(crate) cpu_rt_period: Option<i64>,
+    pub(crate) cpu_rt_runtime: Option<i64>,
+    pub(crate) cdi_spec_dirs: Option<Vec<String>>,
+    pub(crate) features: Option<BTreeMap<String, bool>>,
 }
 
 /// Proxies, in place of the environment's.

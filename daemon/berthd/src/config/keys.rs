@@ -90,7 +90,11 @@ pub(super) fn support(key: &str) -> Option<Support> {
         | "exec-opts"
         | "shutdown-timeout"
         | "shim-path"
-        | "min-api-version" => Done,
+        | "min-api-version"
+        | "cdi-spec-dirs"
+        | "cpu-rt-period"
+        | "cpu-rt-runtime"
+        | "features" => Done,
 
         "live-restore" => NoEffect("containers always survive the daemon"),
         "userland-proxy" | "userland-proxy-path" => NoEffect("ports are published by the kernel alone"),
@@ -98,7 +102,7 @@ pub(super) fn support(key: &str) -> Option<Support> {
         "containerd" | "containerd-namespace" | "containerd-plugins-namespace" => {
             NoEffect("there is no containerd")
         }
-        "experimental" | "features" | "builder" => NoEffect("there are no such features to turn on or off"),
+        "experimental" | "builder" => NoEffect("there are no such features to turn on or off"),
         "ip-forward-no-drop" => NoEffect("other tables' policies are left alone"),
         "network-control-plane-mtu" => NoEffect("there are no overlay networks"),
         "iptables" | "ip6tables" => Only(
@@ -116,14 +120,11 @@ pub(super) fn support(key: &str) -> Option<Support> {
         | "tlscert"
         | "tlskey"
         | "storage-opts"
-        | "cpu-rt-period"
-        | "cpu-rt-runtime"
         | "metrics-addr"
         | "node-generic-resources"
         | "swarm-default-advertise-addr"
         | "oom-score-adjust"
         | "raw-logs"
-        | "cdi-spec-dirs"
         | "allow-nondistributable-artifacts"
         | "bridge-accept-fwmark"
         | "nri-opts" => NotYet,

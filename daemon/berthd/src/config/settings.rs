@@ -168,6 +168,11 @@ pub(crate) struct Settings {
     pub(crate) shutdown_timeout: Duration,
     pub(crate) shim_path: Option<PathBuf>,
     pub(crate) min_api_version: ApiVersion,
+    /// Microseconds, 0 for what the kernel has.
+    pub(crate) cpu_rt_period: i64,
+    pub(crate) cpu_rt_runtime: i64,
+    /// Empty when devices cannot be asked for by name.
+    pub(crate) cdi_spec_dirs: Vec<PathBuf>,
 }
 
 /// Where the daemon listens when nothing says.
@@ -398,7 +403,22 @@ impl Settings {
             )?),
             shim_path: given.shim_path.as_ref().map(PathBuf::from),
             min_api_version: min,
+            cpu_rt_period: at_least("cpu-rt-period", given.cpu_rt_period, 0, 0)?,
+            cpu_rt_runtime: at_least("cpu-rt-runtime", given.cpu_rt_runtime, 0, 0)?,
+            cdi_spec_dirs: Self::cdi_spec_dirs(given)?,
         })
+    }
+
+    /// Where CDI files are: nowhere if the feature is off or the one directory that is named is empty.
+    fn cdi_spec_dirs(given: &Given) -> Result<Vec<PathBuf>> {
+        if given.features.iter().flatten().any(|(name, on)| name == "cdi" && !on) {
+            return Ok(Vec::new());
+        }
+        match given.cdi_spec_dirs.as_deref() {
+            None => Ok(berth_engine::DEFAULT_CDI_DIRS.map(PathBuf::from).into()),
+            Some([one]) if one.is_empty() => Ok(Vec::new()),
+            Some(dirs) => dirs.iter().map(|dir| absolute("cdi-spec-dir", Some(dir), "")).collect(),
+        }
     }
 
     /// Who lays out cgroups.

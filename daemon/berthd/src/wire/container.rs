@@ -340,8 +340,8 @@ fn ports(c: &Snapshot) -> Vec<Port> {
     ports
 }
 
-/// How it stands, in words.
-/// How long it has been what it is, in words.
+/// How it stands and how long, in words. How long it has been up is asked of a clock that nobody sets; times of what has
+/// ended are all that is left of it.
 pub(crate) fn status(c: &Snapshot, now: Timestamp) -> String {
     // A clock that was set back must not make durations of centuries.
     let since = |at: Option<Timestamp>| {
@@ -351,7 +351,7 @@ pub(crate) fn status(c: &Snapshot, now: Timestamp) -> String {
     text::status(match s.status {
         Status::Created => Standing::Created,
         Status::Running | Status::Paused => Standing::Up {
-            since: since(s.started_at),
+            since: s.up_since.map_or_else(|| since(s.started_at), |up| up.elapsed()),
             paused: s.status == Status::Paused,
             health: s.health.as_ref().map_or("", |h| h.status.as_str()),
         },

@@ -71,6 +71,7 @@ impl Engine {
         asked::normalise(&self.config, &config, &mut host_config);
         let mut warnings = spec::normalise(&mut host_config, &self.defaults, &self.backends.facts)?;
         // Once before the image is looked for: a client that gets 404 pulls it.
+        crate::devices::check(&self.config, &host_config)?;
         let wanted = asked::derive(&self.config, &config, &host_config, &networking)?;
         wanted.log.check()?;
         self.check_lenders(&wanted)?;
@@ -234,6 +235,7 @@ impl Engine {
                 finished_at: None,
                 restart_count: 0,
                 exits: 0,
+                up_since: None,
                 removed: false,
                 health: None,
             },

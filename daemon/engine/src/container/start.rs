@@ -228,7 +228,7 @@ impl Flight {
             undo.push(Step::Shim(Arc::clone(shim), shim.events()));
         }
         let sandbox = sandbox?;
-        let (seccomp, sources) = spec?;
+        let (seccomp, sources, groups) = spec?;
         let shim = shim?;
         // Until init has been born into the scope's group, this is what keeps it.
         let _scope = scope.ok_or_else(|| cancelled(&self.id))??;
@@ -244,7 +244,8 @@ impl Flight {
         let log = cancel.race(log).await.ok_or_else(|| cancelled(&self.id))??;
         let room = crate::storage::Room::lend(&self.now.host_config, &paths);
         let userns = sandbox.userns.as_ref().or(borrowed.userns.as_ref());
-        let (launch, fds) = self.launch(&lower, log, (&sandbox, userns), seccomp.as_ref(), &guests);
+        let (mut launch, fds) = self.launch(&lower, log, (&sandbox, userns), seccomp.as_ref(), &guests);
+        launch.user.groups.extend(groups);
         let launched = cancel.race(shim.launch(launch, fds)).await.ok_or_else(|| cancelled(&self.id))?;
         drop(room);
         mark(&self.id, "start", "launch");
@@ -442,8 +443,9 @@ impl Flight {
         .await
     }
 
-    /// Writes the container's spec; answers the compiled seccomp filter and what keeps the sources of mounts there.
-    async fn write_spec(&self, borrowed: &Borrowed) -> Result<(Option<SeccompFilter>, Sources)> {
+    /// Writes the container's spec; answers the compiled seccomp filter, what keeps the sources of mounts there, and groups
+    /// that devices bring along.
+    async fn write_spec(&self, borrowed: &Borrowed) -> Result<(Option<SeccompFilter>, Sources, Vec<String>)> {
         let engine = Arc::clone(&self.engine);
         let now = self.now.clone();
         let asked = Arc::clone(&self.asked);
@@ -473,7 +475,7 @@ impl Flight {
                 // runc before 1.2 refuses a spec with a namespace that it does not know.
                 facts.to_mut().time_namespaces = false;
             }
-            let built = spec::build(&SpecInput {
+            let mut built = spec::build(&SpecInput {
                 id: &now.id,
                 config: &now.config,
                 host: &now.host_config,
@@ -490,6 +492,9 @@ impl Flight {
             for warning in built.warnings {
                 tracing::warn!(container = %now.id, warning, "building the runtime spec");
             }
+            let groups =
+                crate::devices::inject(&engine.config, &now.host_config, &now.config.user, &mut built.spec)?;
+            crate::realtime::ready(&engine.config, &engine.cgroup_path(&now))?;
             let path = now.paths.run_dir.join(SPEC_FILE);
             let json = serde_json::to_vec(&built.spec)
                 .map_err(|error| Error::internal("encoding the runtime spec").because(error))?;
@@ -497,7 +502,7 @@ impl Flight {
             let profile = built.seccomp.filter(|_| native);
             let filter = profile.map(|profile| engine.seccomp.of(&profile)).transpose()?;
             mark(&now.id, "spec", "built and written");
-            Ok((filter, sources))
+            Ok((filter, sources, groups))
         })
         .await
     }

@@ -33,7 +33,7 @@ use berth_domain::Error;
 use berth_shim_proto::{ExitRecord, Failure, FailureKind, PidRecord, Target};
 
 pub use founding::{Founded, Owner};
-pub use remains::kill_remains;
+pub use remains::{kill_remains, read_pids};
 pub use requests::Shim;
 pub use shims::Shims;
 

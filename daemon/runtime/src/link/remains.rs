@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use berth_domain::{Error, Result};
-use berth_shim_proto::{EXIT_FILE, ExitRecord, PID_FILE, PidRecord};
+use berth_shim_proto::{BOOT_ID, EXIT_FILE, ExitRecord, PID_FILE, PidRecord};
 use berth_sys::cgroup::Hierarchies;
 use berth_sys::pidfd::PidFd;
 use serde::de::DeserializeOwned;
@@ -26,8 +26,15 @@ pub(super) fn read_exit(run_dir: &Path) -> Result<Option<ExitRecord>> {
     read(&run_dir.join(EXIT_FILE))
 }
 
-pub(super) fn read_pids(run_dir: &Path) -> Result<Option<PidRecord>> {
-    read(&run_dir.join(PID_FILE))
+/// Whom a shim noted; nobody if that was before a reboot.
+///
+/// # Errors
+///
+/// The file is there and cannot be read.
+pub fn read_pids(run_dir: &Path) -> Result<Option<PidRecord>> {
+    let path = Path::new(BOOT_ID);
+    let boot_id = std::fs::read_to_string(path).map_err(|e| Error::io("reading", path, e))?;
+    Ok(read::<PidRecord>(&run_dir.join(PID_FILE))?.map(|record| record.in_boot(&boot_id)))
 }
 
 /// Removes what an earlier shim left in a run directory.

@@ -213,7 +213,8 @@ fn listen(run_dir: &Path) -> OwnedFd {
 }
 
 fn write_pids(run_dir: &Path, shim: i32, shim_started: u64) {
-    let record = PidRecord { shim, shim_started, init: shim, init_started: shim_started };
+    let record =
+        PidRecord { shim, shim_started, init: shim, init_started: shim_started, boot_id: String::new() };
     std::fs::write(run_dir.join(PID_FILE), serde_json::to_vec(&record).unwrap()).unwrap();
 }
 
@@ -358,7 +359,13 @@ fn remains_are_killed_by_pid_and_start_time() {
     let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
     let pid = i32::try_from(child.id()).unwrap();
     let started = pidfd::start_time(pid).unwrap();
-    let mut pids = PidRecord { shim: pid, shim_started: started + 1, init: pid, init_started: started + 1 };
+    let mut pids = PidRecord {
+        shim: pid,
+        shim_started: started + 1,
+        init: pid,
+        init_started: started + 1,
+        boot_id: String::new(),
+    };
     let cgroup = format!("/berth-test-none-{pid}");
     assert!(kill_remains(Some(&pids), &cgroup, Duration::ZERO).unwrap());
     assert!(child.try_wait().unwrap().is_none(), "another process of that pid is spared");

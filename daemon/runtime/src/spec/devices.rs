@@ -46,13 +46,6 @@ fn default_rules() -> Result<Vec<LinuxDeviceCgroup>> {
 
 /// The devices of a container.
 pub(super) fn devices(host: &HostConfig) -> Result<Devices> {
-    if let Some(request) = host.resources.device_requests.iter().flatten().next() {
-        let driver = request.get("Driver").and_then(|v| v.as_str()).unwrap_or_default();
-        let capabilities = request.get("Capabilities").map(ToString::to_string).unwrap_or_default();
-        return Err(Error::not_implemented(format!(
-            "could not select device driver {driver:?} with capabilities: {capabilities}"
-        )));
-    }
     let mut found = Devices { nodes: Vec::new(), rules: Vec::new(), warnings: Vec::new() };
     if host.privileged {
         walk(Path::new("/dev"), &mut |path| {

@@ -179,7 +179,18 @@ fn check_cpu(r: &mut Resources, facts: &HostFacts, warnings: &mut Vec<String>) -
         r.cpu_percent = 0;
     }
     if r.cpu_realtime_period != 0 || r.cpu_realtime_runtime != 0 {
-        return Err(Error::not_implemented("CPU realtime limits are not supported"));
+        if !limits.cpu_realtime {
+            return Err(Error::invalid("kernel does not support CPU real-time scheduler"));
+        }
+        if r.cpu_realtime_period < 0 {
+            return Err(Error::invalid(format!(
+                "invalid CPU real-time period ({}): microseconds above 0 expected",
+                r.cpu_realtime_period
+            )));
+        }
+        if r.cpu_realtime_period != 0 && r.cpu_realtime_runtime > r.cpu_realtime_period {
+            return Err(Error::invalid("cpu real-time runtime cannot be higher than cpu real-time period"));
+        }
     }
     Ok(())
 }
@@ -310,6 +321,12 @@ fn cpu(r: &Resources) -> Result<Option<LinuxCpu>> {
     }
     if r.cpu_quota != 0 {
         cpu = cpu.quota(r.cpu_quota);
+    }
+    if let Some(period) = u64::try_from(r.cpu_realtime_period).ok().filter(|p| *p > 0) {
+        cpu = cpu.realtime_period(period);
+    }
+    if r.cpu_realtime_runtime != 0 {
+        cpu = cpu.realtime_runtime(r.cpu_realtime_runtime);
     }
     if !r.cpuset_cpus.is_empty() {
         cpu = cpu.cpus(r.cpuset_cpus.clone());

@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, open, openat2};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{chdir, fchdir, pivot_root};
@@ -28,6 +28,14 @@ impl Image {
     /// Attaches a detached mount in the stage.
     pub(crate) fn attach(mount: OwnedFd, stage: &Stage) -> Result<Self> {
         attach(&mount, stage.image_place()?).context(|| "attach the container's root")?;
+        Ok(Self { mount })
+    }
+
+    /// Attaches a detached mount at a directory of the host's, in this mount namespace alone.
+    pub(crate) fn attach_at(mount: OwnedFd, path: &Path) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = open(path, flags, Mode::empty()).context(|| path.display().to_string())?;
+        attach(&mount, place).context(|| format!("attach the container's root at {}", path.display()))?;
         Ok(Self { mount })
     }
 

@@ -127,6 +127,7 @@ impl Box {
         let (user, groups) = self.user.clone().unzip();
         let groups = groups.unwrap_or_default();
         let user = user.as_deref().map(|user| UserRequest { user, groups: &groups });
+        let bundle = Some(berth_launch::Bundle { id: "box", path: self.dir.path() });
         launch(LaunchInput {
             spec: &spec,
             root,
@@ -135,6 +136,7 @@ impl Box {
             netns: None,
             userns: self.userns.as_ref().map(OwnedFd::as_fd),
             seccomp: None,
+            bundle,
         })
     }
 
