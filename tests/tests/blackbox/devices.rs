@@ -99,7 +99,7 @@ devices:
     );
     let bed = specs.bed();
     let script = "env | grep ^OF_; stat -c '%t:%T %a' /dev/nothing; echo x > /dev/nothing && echo written;
-        cat /opt/file; echo; cat /made-by-hook; id -G; (echo x > /dev/messages) 2>&1 | sed 's/.*: //'; echo x 2>&1 > /opt/file";
+        cat /opt/file; echo; cat /made-by-hook; id -G; (echo x > /dev/messages) 2>&1 | sed 's/.*: //'; echo x > /opt/file";
     let out = bed.docker(&[
         "run",
         "--name",
@@ -228,7 +228,8 @@ fn the_feature_can_be_turned_off() {
     let bed = Bed::with(Options { flags: vec!["--cdi-spec-dir=".to_owned()], ..Options::default() });
     if bed.is_ours() {
         bed.docker(&["pull", "busybox"]).ok();
-        let told = bed.docker(&["run", "--rm", "--device", "a.b/c=d", "busybox", "true"]).fails(125);
+        let told =
+            bed.docker(&["run", "--rm", "--device", "vendor.com/class=dev", "busybox", "true"]).fails(125);
         assert!(told.contains("could not select device driver \"cdi\" with capabilities: "), "{told}");
         assert_eq!(bed.api("GET", "/info", "").json()["CDISpecDirs"], json!([]));
     }

@@ -19,6 +19,15 @@ fn kill9(pid: i64) {
     until("it is dead", || (!alive(pid)).then_some(()));
 }
 
+/// A frozen process of a version 1 group does not die.
+fn thaw(pid: i64) {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    if let Some(path) = groups.lines().find_map(|line| line.split_once(":freezer:/").map(|(_, path)| path)) {
+        std::fs::write(PathBuf::from("/sys/fs/cgroup/freezer").join(path).join("freezer.state"), "THAWED")
+            .unwrap();
+    }
+}
+
 fn edit(path: &std::path::Path, change: impl FnOnce(&mut Value)) {
     let mut value: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     change(&mut value);
@@ -106,6 +115,7 @@ fn after_a_reboot_nothing_runs_but_what_is_to_be_started() {
             continue;
         }
         let (shim, init) = this.pids();
+        thaw(init);
         [shim, init].into_iter().filter(|pid| alive(*pid)).for_each(kill9);
         if number % 2 == 0 {
             edit(&this.pids_file(), |pids| {
@@ -208,10 +218,29 @@ fn health_checks_go_on_under_the_next_daemon() {
         "1000",
     ])
     .ok();
+    // What it was last, for messages.
+    struct Seen(std::cell::RefCell<String>);
+    impl Seen {
+        fn set(&self, text: String) {
+            *self.0.borrow_mut() = text;
+        }
+    }
+    impl Drop for Seen {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("last seen: {}", self.0.borrow());
+            }
+        }
+    }
     let becomes = |bed: &Bed, wanted: &str| {
+        let seen = Seen(std::cell::RefCell::default());
         until(&format!("it is {wanted}"), || {
             let state = bed.api("GET", "/containers/box/json", "").json();
-            (state["State"]["Health"]["Status"] == wanted).then_some(())
+            if state["State"]["Health"]["Status"] == wanted {
+                return Some(());
+            }
+            seen.set(state["State"].to_string());
+            None
         });
     };
     becomes(&bed, "healthy");

@@ -99,7 +99,7 @@ fn filters_of_lists() {
         ("all=1", json!({"id": [&alpha[..12]]}), &["alpha"]),
         ("all=1", json!({"id": [&alpha, &delta[..8]]}), &["alpha", "delta"]),
         ("all=1", json!({"id": ["zzz"]}), &[]),
-        ("all=1", json!({"label": ["color"]}), &["alpha", "beta"]),
+        ("all=1", json!({"label": ["color"]}), &["alpha", "beta", "gamma"]),
         ("all=1", json!({"label": ["color=red"]}), &["alpha"]),
         ("all=1", json!({"label": ["color=red", "size"]}), &["alpha"]),
         ("all=1", json!({"label": ["color=blue", "size"]}), &[]),

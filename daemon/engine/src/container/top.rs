@@ -35,14 +35,14 @@ impl Engine {
         };
         let cgroup = self.cgroup_path(&handle.now());
         let pids = blocking(move || members(&cgroup)).await?;
-        // The arguments are the client's, who is root's equal; no shell reads them.
-        let output = tokio::process::Command::new("ps")
-            .args(&arguments)
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(|error| Error::internal("running the host's ps").because(error))?;
+        // By their numbers, so that ps looks at no others and leaves none of them out for want of a terminal. Some arguments
+        // do not go together with that.
+        let numbers: Vec<String> = pids.iter().map(ToString::to_string).collect();
+        let selection = format!("-q{}", numbers.join(","));
+        let mut output = ps(arguments.iter().copied().chain([selection.as_str()])).await?;
+        if !output.status.success() {
+            output = ps(arguments.iter().copied()).await?;
+        }
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(Error::invalid(format!("ps: {}", said.lines().next().unwrap_or("failed").trim())));
@@ -51,6 +51,13 @@ impl Engine {
         self.container_event(&handle.now(), "top", &[]);
         Ok(top)
     }
+}
+
+/// Runs the host's `ps`. The arguments are the client's, who is root's equal; no shell reads them.
+async fn ps<'a>(arguments: impl Iterator<Item = &'a str>) -> Result<std::process::Output> {
+    let running =
+        tokio::process::Command::new("ps").args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+    running.await.map_err(|error| Error::internal("running the host's ps").because(error))
 }
 
 fn members(cgroup: &str) -> Result<BTreeSet<i32>> {
