@@ -27,6 +27,13 @@ impl Images for berth_image::Images {
         berth_image::Images::resolve(self, name)
     }
 
+    fn lineage(&self, id: &ImageId) -> Vec<ImageId> {
+        // Bounded, should records ever go round in a circle.
+        const LONGEST: usize = 1000;
+        let parent = |id: &ImageId| self.image(id).ok().and_then(|image| image.parent.clone());
+        std::iter::successors(Some(id.clone()), parent).take(LONGEST).collect()
+    }
+
     fn facts(&self, id: &ImageId) -> Result<ImageFacts> {
         let image = self.image(id)?;
         let config = match image.raw_config.get("config") {

@@ -44,10 +44,11 @@ impl Engine {
             let removed = engine.backends.images.remove(&name, options, users(&engine.index))?;
             for one in &removed {
                 let (action, actor, shown) = match one {
-                    Removed::Untagged(name) => ("untag", image.to_string(), name),
-                    Removed::Deleted(id) => ("delete", id.clone(), id),
+                    // The reference names the image here, and not what it was called.
+                    Removed::Untagged(_) => ("untag", image.to_string(), image.to_string()),
+                    Removed::Deleted(id) => ("delete", id.clone(), id.clone()),
                 };
-                let attributes = BTreeMap::from([("name".to_owned(), shown.clone())]);
+                let attributes = BTreeMap::from([("name".to_owned(), shown)]);
                 engine.bus.publish(EventKind::Image, action, &actor, attributes);
             }
             Ok(removed)

@@ -536,7 +536,8 @@ async fn lists_are_filtered() {
     check("", false, &["second"]);
     check("", true, &["third", "second", "first"]);
     check(r#"{"status":["created","exited"]}"#, false, &["third", "first"]);
-    check(r#"{"exited":["3"]}"#, false, &["third"]);
+    check(r#"{"exited":["3"]}"#, false, &[]);
+    check(r#"{"exited":["3","0"]}"#, true, &["third"]);
     check(r#"{"label":["x=1"]}"#, true, &["first"]);
     check(r#"{"name":["^/?sec"]}"#, true, &["second"]);
     check(r#"{"name":["ir"]}"#, true, &["third", "first"]);

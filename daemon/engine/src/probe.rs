@@ -24,8 +24,11 @@ const AFTER_KILL: Duration = Duration::from_secs(5);
 impl Task {
     /// Begins to probe a container that has just been started.
     pub(crate) fn begin_probing(&mut self) {
-        let (Some(check), Some(up)) = (self.asked.health.clone(), &mut self.up) else { return };
+        let Some(check) = self.asked.health.clone() else { return };
         self.now.state.health = Some(Arc::new(Health::starting()));
+        // The prober ends where it sees no health, and it may look at once.
+        self.publish();
+        let Some(up) = &mut self.up else { return };
         let (engine, id, since) = (Arc::clone(&self.engine), self.now.id.clone(), up.since);
         up.prober = Some(tokio::spawn(async move { probe_for_ever(&engine, &id, &check, since).await }));
     }

@@ -47,6 +47,10 @@ pub(crate) trait Images: Send + Sync + fmt::Debug {
     fn facts(&self, id: &ImageId) -> Result<ImageFacts>;
     /// Its layers, topmost first.
     fn layers(&self, id: &ImageId) -> Result<Vec<PathBuf>>;
+    /// The image itself and those that it was made of by commits, nearest first.
+    fn lineage(&self, id: &ImageId) -> Vec<ImageId> {
+        vec![id.clone()]
+    }
     /// Keeps it from being collected until dropped.
     fn lease(&self, id: &ImageId) -> Result<Box<dyn Any + Send + Sync>>;
     /// Removes it. Blocking.

@@ -6,23 +6,40 @@ use std::path::{Path, PathBuf};
 use berth_tests::harness::{Bed, Options};
 use serde_json::json;
 
-/// A directory that the engine reads, and a file in it while this lives.
+/// The engine's root directory as this process sees it: the reference of `make test-reference` has one of its own.
+fn root_of_engine() -> PathBuf {
+    let Some(target) = std::env::var_os("BERTH_TEST_TARGET") else { return PathBuf::from("/") };
+    let socket = target.into_string().unwrap().trim_start_matches("unix://").to_owned();
+    let stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    let peer = rustix::net::sockopt::socket_peercred(&stream).unwrap();
+    PathBuf::from(format!("/proc/{}/root", peer.pid.as_raw_nonzero()))
+}
+
+/// A directory that the engine reads, and what is in it while this lives.
 struct Specs {
-    dir: tempfile::TempDir,
+    root: PathBuf,
+    /// As the engine sees them: the directory of spec files, and one for whatever else.
     at: PathBuf,
+    dir: PathBuf,
     mine: Vec<PathBuf>,
 }
 
 impl Specs {
-    fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("berth-cdi-").tempdir_in("/var/tmp").unwrap();
-        // The reference engine was started by others, with the usual directories.
-        let at = match std::env::var_os("BERTH_TEST_TARGET") {
-            Some(_) => PathBuf::from("/var/run/cdi"),
-            None => dir.path().join("cdi"),
-        };
-        std::fs::create_dir_all(&at).unwrap();
-        Self { dir, at, mine: Vec::new() }
+    fn new(test: &str) -> Self {
+        let root = root_of_engine();
+        let dir = PathBuf::from(format!("/var/tmp/berth-cdi-{test}-{}", std::process::id()));
+        // The reference was started by others, with the usual directories.
+        let shared = std::env::var_os("BERTH_TEST_TARGET").is_some();
+        let at = if shared { PathBuf::from("/etc/cdi") } else { dir.join("cdi") };
+        let specs = Self { root, at, dir, mine: Vec::new() };
+        std::fs::create_dir_all(specs.seen(&specs.at)).unwrap();
+        std::fs::create_dir_all(specs.seen(&specs.dir)).unwrap();
+        specs
+    }
+
+    /// A path of the engine's as this process sees it.
+    fn seen(&self, path: &Path) -> PathBuf {
+        self.root.join(path.strip_prefix("/").unwrap())
     }
 
     fn bed(&self) -> Bed {
@@ -33,13 +50,13 @@ impl Specs {
     }
 
     fn write(&mut self, name: &str, text: &str) {
-        let path = self.at.join(name);
+        let path = self.seen(&self.at.join(name));
         std::fs::write(&path, text).unwrap();
         self.mine.push(path);
     }
 
     fn scratch(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.dir.join(name)
     }
 }
 
@@ -48,22 +65,25 @@ impl Drop for Specs {
         for path in &self.mine {
             drop(std::fs::remove_file(path));
         }
+        drop(std::fs::remove_dir_all(self.seen(&self.dir)));
     }
 }
 
 /// A hook that appends the state's status and what else it is told to do to a file.
 fn hook(moment: &str, file: &Path, more: &str) -> String {
-    let script =
-        format!("sed 's/.*\"status\":\"\\([a-z]*\\)\".*/{moment} \\1/' >> {}; {more}", file.display());
+    let script = format!(
+        "(sed 's/.*\"status\":\"\\([a-z]*\\)\".*/{moment} \\1/'; echo) >> {}; {more}",
+        file.display()
+    );
     let args = serde_json::to_string(&["sh", "-c", &script]).unwrap();
     format!("{{hookName: {moment}, path: /bin/sh, args: {args}, env: [\"PATH=/usr/bin:/bin\"]}}")
 }
 
 #[test]
 fn a_device_is_what_its_file_says() {
-    let mut specs = Specs::new();
+    let mut specs = Specs::new("device");
     let (said, file) = (specs.scratch("said"), specs.scratch("file"));
-    std::fs::write(&file, "from the host").unwrap();
+    std::fs::write(specs.seen(&file), "from the host").unwrap();
     let hooks = [
         hook("createRuntime", &said, "true"),
         // It sees the container's root as its working directory.
@@ -130,7 +150,7 @@ devices:
     );
     assert!(lines[6].split(' ').any(|gid| gid == "4242"), "{out:?}");
     assert!(out.stderr.contains("Read-only file system"), "{out:?}");
-    let told = || std::fs::read_to_string(&said).unwrap_or_default();
+    let told = || std::fs::read_to_string(specs.seen(&said)).unwrap_or_default();
     berth_tests::harness::until("the last hook has run", || told().contains("poststop").then_some(()));
     assert_eq!(told(), "createRuntime creating\ncreateContainer creating\npoststop stopped\n");
     // What an exec gets is the container's own: Docker gives it no variables of devices.
@@ -187,7 +207,7 @@ devices:
 
 #[test]
 fn a_hook_that_fails_ends_the_start() {
-    let mut specs = Specs::new();
+    let mut specs = Specs::new("hook");
     let said = specs.scratch("said");
     let devices = json!([{"name": "bad", "containerEdits": {"hooks": [
         {"hookName": "createContainer", "path": "/bin/sh", "args": ["sh", "-c", "echo too bad >&2; exit 3"]},
@@ -206,7 +226,7 @@ fn a_hook_that_fails_ends_the_start() {
 
 #[test]
 fn gpus_are_devices_by_name_where_the_vendor_says_so() {
-    let mut specs = Specs::new();
+    let mut specs = Specs::new("gpu");
     let bed = specs.bed();
     if bed.is_ours() {
         let gpus = ["run", "--rm", "--gpus", "all", "busybox", "env"];

@@ -84,7 +84,10 @@ fn on_the_default_bridge() {
         "[\"/base:/web/my-sql\"]"
     );
     bed.docker(&["rm", "-f", "base"]).ok();
-    assert_eq!(bed.docker(&["inspect", "-f", "{{json .HostConfig.Links}}", "web"]).ok(), "null");
+    // The reference goes on naming the one that is gone.
+    if bed.is_ours() {
+        assert_eq!(bed.docker(&["inspect", "-f", "{{json .HostConfig.Links}}", "web"]).ok(), "null");
+    }
     bed.finish();
 }
 

@@ -218,29 +218,10 @@ fn health_checks_go_on_under_the_next_daemon() {
         "1000",
     ])
     .ok();
-    // What it was last, for messages.
-    struct Seen(std::cell::RefCell<String>);
-    impl Seen {
-        fn set(&self, text: String) {
-            *self.0.borrow_mut() = text;
-        }
-    }
-    impl Drop for Seen {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                eprintln!("last seen: {}", self.0.borrow());
-            }
-        }
-    }
     let becomes = |bed: &Bed, wanted: &str| {
-        let seen = Seen(std::cell::RefCell::default());
         until(&format!("it is {wanted}"), || {
             let state = bed.api("GET", "/containers/box/json", "").json();
-            if state["State"]["Health"]["Status"] == wanted {
-                return Some(());
-            }
-            seen.set(state["State"].to_string());
-            None
+            (state["State"]["Health"]["Status"] == wanted).then_some(())
         });
     };
     becomes(&bed, "healthy");

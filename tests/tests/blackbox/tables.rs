@@ -87,7 +87,7 @@ fn filters_of_lists() {
         ("", json!({"status": ["created", "paused"]}), &["eps", "gamma"]),
         ("", json!({"status": {"running": true}}), &["alpha", "delta"]),
         ("", json!({"status": ["restarting"]}), &[]),
-        ("", json!({"exited": ["3"]}), &["beta"]),
+        ("", json!({"exited": ["3"]}), &[]),
         ("all=1", json!({"exited": ["3", "0"]}), &["beta"]),
         ("", json!({"name": ["alpha"]}), &["alpha"]),
         ("", json!({"name": ["beta"]}), &[]),
@@ -155,7 +155,8 @@ fn filters_of_lists() {
         (json!({"health": ["x"]}), "400", "must be one of none, starting, healthy, unhealthy"),
         (json!({"before": ["nope"]}), "404", "No such container: nope"),
         (json!({"is-task": ["x"]}), "400", "invalid filter 'is-task=[x]'"),
-        (json!({"publish": ["x"]}), "400", "x"),
+        // Where a bad request is the reference's own failure.
+        (json!({"publish": ["x"]}), if bed.is_ours() { "400" } else { "500" }, "x"),
         (json!([]), "400", "invalid"),
     ] {
         let answer = ask("all=1", &filters);
@@ -246,12 +247,14 @@ fn filters_of_events() {
     let other = "container create other";
     let all_containers: Vec<&str> =
         first.into_iter().chain(then).chain([other, "container destroy evbox2"]).collect();
+    let image = bed.docker(&["image", "inspect", "-f", "{{.Id}}", "busybox"]).ok();
+    let untagged = format!("image untag {image}");
     let rows: Vec<(Value, Vec<&str>)> = vec![
         (json!({"type": ["container"]}), all_containers.clone()),
         (json!({"type": ["network"]}), network.into()),
         (json!({"type": ["volume"]}), volume.into()),
         (json!({"type": ["network", "volume"], "event": ["create"]}), vec![network[0], volume[0]]),
-        (json!({"type": ["image"]}), vec!["image tag tagged:ev", "image untag tagged:ev"]),
+        (json!({"type": ["image"]}), vec!["image tag tagged:ev", &untagged]),
         (json!({"type": ["nope"]}), vec![]),
         (json!({"event": ["create"]}), vec![network[0], volume[0], first[0], other]),
         (json!({"event": ["exec_create"]}), vec![first[2]]),
@@ -292,7 +295,11 @@ fn filters_of_events() {
     let got = lines(&between(&middle, &end, &only).text());
     let rest: Vec<&str> = then.into_iter().chain(["container destroy evbox2"]).collect();
     wrong.check(&"since the middle", &got.iter().map(String::as_str).collect::<Vec<_>>(), &rest);
-    for (query, status) in [("filters=%5B%5D", "400"), ("since=x", "400"), ("since=2&until=1", "400")] {
+    for (query, status) in [
+        ("filters=%5B%5D", "400"),
+        ("since=x", if bed.is_ours() { "400" } else { "500" }),
+        ("since=2&until=1", "400"),
+    ] {
         let answer = bed.api("GET", &format!("/events?{query}"), "");
         wrong.check(&query, &[&answer.status.to_string()], &[status]);
     }
@@ -305,6 +312,8 @@ fn filters_of_prunes() {
     let bed = Bed::start();
     bed.docker(&["pull", "busybox"]).ok();
     let run = |args: &[&str]| bed.docker(args).ok();
+    // What other tests left on a shared engine.
+    run(&["volume", "prune", "-a", "-f"]);
     run(&["create", "--name", "red", "--label", "color=red", "busybox", "true"]);
     run(&["create", "--name", "blue", "--label", "color=blue", "busybox", "true"]);
     run(&["create", "--name", "plain", "busybox", "true"]);

@@ -42,7 +42,7 @@ pub(crate) async fn container_list(app: Arc<App>, call: Call) -> Answer {
     for snapshot in snapshots {
         let mut line = wire::container::summary(&app, &snapshot, now, &links);
         match app.engine.container_size(snapshot.id.as_str()).await {
-            Ok(sizes) => (line.size_rw, line.size_root_fs) = wire::container::sizes(sizes),
+            Ok(sizes) => (line.size_rw, line.size_root_fs) = wire::container::listed_sizes(sizes),
             // It was removed since the list was made.
             Err(e) if e.meaning() == berth_domain::Meaning::NotFound => continue,
             Err(e) => return Err(e),
@@ -258,7 +258,7 @@ pub(crate) async fn container_update(app: Arc<App>, mut call: Call) -> Answer {
     let update =
         Update { resources: body.resources, restart_policy: body.restart_policy.unwrap_or_default() };
     let warnings = app.engine.container_update(call.name(), update).await?;
-    ok(&ContainerUpdateBody { warnings: Some(warnings) })
+    ok(&ContainerUpdateBody { warnings: (!warnings.is_empty()).then_some(warnings) })
 }
 
 /// `POST /containers/{id}/rename`

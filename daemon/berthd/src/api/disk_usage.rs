@@ -91,7 +91,7 @@ async fn containers(app: &Arc<App>) -> (KindUsage, Vec<ContainerSummary>) {
         // What was removed meanwhile takes no room.
         let Ok(sizes) = app.engine.container_size(snapshot.id.as_str()).await else { continue };
         let mut line = wire::container::summary(app, &snapshot, now, &links);
-        (line.size_rw, line.size_root_fs) = wire::container::sizes(sizes);
+        (line.size_rw, line.size_root_fs) = wire::container::listed_sizes(sizes);
         let size = line.size_rw.unwrap_or(0);
         sums.total_count += 1;
         sums.total_size = sums.total_size.saturating_add(size);

@@ -27,6 +27,12 @@ pub(crate) fn sizes(sizes: Sizes) -> (Option<i64>, Option<i64>) {
     (Some(signed(sizes.rw)), Some(signed(sizes.root_fs)))
 }
 
+/// The same in a list, which leaves out nothing written, as the reference's does.
+pub(crate) fn listed_sizes(sizes: Sizes) -> (Option<i64>, Option<i64>) {
+    let (rw, root_fs) = self::sizes(sizes);
+    (rw.filter(|rw| *rw != 0), root_fs)
+}
+
 /// `GET /containers/{id}/json`
 pub(crate) fn inspect(app: &App, c: &Snapshot) -> ContainerInspect {
     let path = |p: &std::path::Path| p.display().to_string();

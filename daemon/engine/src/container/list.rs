@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ContainerList`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_api::Filters;
@@ -53,6 +54,8 @@ struct Selection<'a> {
     since: Option<Timestamp>,
     /// Ids and names of images asked for.
     ancestors: Vec<String>,
+    /// Of the containers' images, with themselves; nobody's unless ancestors are asked for.
+    lineages: BTreeMap<String, BTreeSet<String>>,
     published: Vec<Ports>,
     exposed: Vec<Ports>,
 }
@@ -120,12 +123,18 @@ impl Engine {
             // An image that is not there is nobody's ancestor, and no error.
             ancestors.extend(self.backends.images.resolve(image).ok().map(|id| id.to_string()));
         }
+        let mut lineages = BTreeMap::new();
+        if !ancestors.is_empty() {
+            for now in self.snapshots() {
+                lineages.entry(now.image.to_string()).or_insert_with(|| {
+                    let lineage = self.backends.images.lineage(&now.image);
+                    lineage.iter().map(ToString::to_string).collect::<BTreeSet<_>>()
+                });
+            }
+        }
         Ok(Selection {
             filters,
-            all: options.all
-                || options.limit.is_some_and(|limit| limit > 0)
-                || filters.has("status")
-                || filters.has("exited"),
+            all: options.all || options.limit.is_some_and(|limit| limit > 0) || filters.has("status"),
             statuses,
             codes,
             names: patterns(filters, "name"),
@@ -133,6 +142,7 @@ impl Engine {
             before: created("before")?,
             since: created("since")?,
             ancestors,
+            lineages,
             published: ports("publish")?,
             exposed: ports("expose")?,
         })
@@ -160,13 +170,16 @@ impl Selection<'_> {
         let health = state.health.as_ref().map_or("none", |health| health.status.as_str());
         (self.all || running)
             && any_or_none(&self.statuses, |status| *status == state.status)
-            && any_or_none(&self.codes, |code| !running && *code == state.exit_code)
+            && any_or_none(&self.codes, |code| {
+                !running && state.started_at.is_some() && *code == state.exit_code
+            })
             && any_or_none(&self.names, |name| name.is_match(&now.name) || name.is_match(&slashed))
             && any_or_none(&self.ids, |id| id.is_match(now.id.as_str()))
             && self.before.is_none_or(|before| now.created_at < before)
             && self.since.is_none_or(|since| now.created_at > since)
             && any_or_none(&self.ancestors, |image| {
-                *image == now.image.as_str() || without_latest(image) == without_latest(&now.image_name)
+                self.lineages.get(now.image.as_str()).is_some_and(|lineage| lineage.contains(image))
+                    || without_latest(image) == without_latest(&now.image_name)
             })
             && self.filters.labels("label", &labels)
             && self.filters.is("health", health)

@@ -66,7 +66,8 @@ impl Engine {
                 id: entry.id.clone(),
                 container: entry.container.clone(),
                 config: Arc::clone(&entry.config),
-                running: phase == Phase::Running,
+                // From its start on, as in the reference: its streams may be at work before it is known to run.
+                running: matches!(phase, Phase::Starting | Phase::Running),
                 exit_code: match phase {
                     Phase::Ended(code) => Some(code),
                     Phase::Created | Phase::Starting | Phase::Running => None,

@@ -69,6 +69,8 @@ pub(crate) struct Entry {
     pub(crate) config: Arc<ExecConfig>,
     pub(crate) pid: i32,
     pub(crate) phase: watch::Sender<Phase>,
+    /// Its start has been announced.
+    announced: bool,
     /// In the order in which they were made.
     serial: u64,
 }
@@ -116,6 +118,7 @@ impl Execs {
             container,
             config: Arc::new(config),
             pid: 0,
+            announced: !matches!(phase, Phase::Created | Phase::Starting),
             phase: watch::Sender::new(phase),
             serial,
         };
@@ -162,6 +165,10 @@ impl Engine {
     pub(crate) fn exec_ended(&self, now: &Snapshot, exec: &str, code: i32) {
         let first = self.execs.with(exec, |entry| {
             let ended = matches!(*entry.phase.borrow(), Phase::Ended(_));
+            if !ended {
+                // Its end may be told before its start was.
+                self.exec_runs(now, entry);
+            }
             entry.phase.send_replace(Phase::Ended(code));
             !ended
         });
@@ -171,6 +178,14 @@ impl Engine {
                 "exec_die",
                 &[("execID", exec.to_owned()), ("exitCode", code.to_string())],
             );
+        }
+    }
+
+    /// Announces an exec's start, once. Under the entry's lock, so that its end is announced after it.
+    fn exec_runs(&self, now: &Snapshot, entry: &mut Entry) {
+        if !std::mem::replace(&mut entry.announced, true) {
+            let action = format!("exec_start: {}", words(&entry.config.cmd));
+            self.container_event(now, &action, &[("execID", entry.id.to_string())]);
         }
     }
 

@@ -12,7 +12,7 @@ use berth_runtime::spec::{self, ExecInput};
 use berth_shim_proto::{Attach, Exec, FailureKind, TerminalSize, User};
 use tokio::io::AsyncWriteExt as _;
 
-use super::{ExecConfig, Phase, words};
+use super::{ExecConfig, Phase};
 use crate::Engine;
 use crate::handle::Handle;
 
@@ -97,10 +97,9 @@ impl ExecTicket {
         match self.launch(socket.as_ref(), early).await {
             Ok(pid) => {
                 let now = self.handle.now();
-                let action = format!("exec_start: {}", words(&self.config.cmd));
-                self.engine.container_event(&now, &action, &[("execID", self.id.to_string())]);
                 let _forgotten = self.engine.execs.with(self.id.as_str(), |entry| {
                     entry.pid = pid;
+                    self.engine.exec_runs(&now, entry);
                     entry.phase.send_if_modified(|phase| {
                         // Its end may have been told before its start was.
                         let starting = *phase == Phase::Starting;
