@@ -252,6 +252,12 @@ pub(crate) fn check_request(network: &NetworkRecord, request: &EndpointRequest) 
         if ranges.peek().is_none() && family == Family::V6 {
             return invalid(&format!("network {} has no IPv6 for the address {ip}", network.name));
         }
+        // Those that were chosen may be others when the network is made anew.
+        if !network.ranges.iter().any(|r| r.chosen_by_user && Family::of_net(r.subnet) == family) {
+            return invalid(
+                "user specified IP address is supported only when connecting to networks with user configured subnets",
+            );
+        }
         if !ranges.any(|r| r.subnet.contains(&ip)) {
             return invalid(&format!("no configured subnet or ip-range contain the IP address {ip}"));
         }

@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -177,6 +178,12 @@ impl Pool {
     }
 }
 
+/// A bug of ours must not end the thread: who waits for a namespace would wait for ever.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(Error::internal("making a network namespace panicked")))
+}
+
 impl State {
     fn taken(&mut self) {
         let now = Instant::now();
@@ -193,7 +200,7 @@ impl Shared {
     /// The thread's life.
     fn work(&self, maker: &mut Maker) {
         while let Some(work) = self.next() {
-            let made = maker.make_for(&self.kind.user(), self.kind.founder.as_ref());
+            let made = guarded(|| maker.make_for(&self.kind.user(), self.kind.founder.as_ref()));
             let mut state = match work {
                 Work::Bare => {
                     let mut state = self.lock();
@@ -202,7 +209,7 @@ impl Shared {
                 }
                 Work::Dressed(mut dresser) => {
                     let made = made.and_then(|mut namespace| {
-                        let endpoint = dresser(&mut namespace)?;
+                        let endpoint = guarded(|| dresser(&mut namespace))?;
                         Ok(endpoint.map(|endpoint| Dressed { namespace, endpoint }))
                     });
                     let mut state = self.lock();

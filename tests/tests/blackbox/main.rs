@@ -40,6 +40,7 @@ mod network;
 mod network_crash;
 mod network_dns;
 mod network_kernels;
+mod network_options;
 mod network_scale;
 mod network_world;
 mod networks;

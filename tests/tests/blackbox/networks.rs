@@ -43,7 +43,7 @@ fn pings(bed: &Bed, container: &str, whom: &str) -> bool {
 #[test]
 fn containers_find_each_other_by_name() {
     let bed = bed();
-    bed.docker(&["network", "create", "--subnet", "10.77.0.0/24", "--label", "a=b", "mynet"]).ok();
+    bed.docker(&["network", "create", "--subnet", "10.77.0.0/24", "--label", "whose=mine", "mynet"]).ok();
     run(&bed, "one", &["--network", "mynet", "--network-alias", "both", "--network-alias", "first"]);
     run(&bed, "two", &["--network", "mynet", "--network-alias", "both", "--ip", "10.77.0.77", "-h", "host2"]);
     assert_eq!(address_on(&bed, "mynet", "two"), "10.77.0.77");
@@ -78,7 +78,7 @@ fn containers_find_each_other_by_name() {
     assert_eq!(lookup(&bed, "one", "both"), [one]);
 
     assert_eq!(
-        bed.docker(&["network", "ls", "-q", "--filter", "label=a=b", "--format", "{{.Name}}"]).ok(),
+        bed.docker(&["network", "ls", "-q", "--filter", "label=whose=mine", "--format", "{{.Name}}"]).ok(),
         "mynet"
     );
     let busy = bed.docker(&["network", "rm", "mynet"]).fails(1);
@@ -288,9 +288,15 @@ fn what_is_refused() {
     );
     let out = bed.docker(&["run", "--rm", "--network", "nope", "busybox", "true"]).fails(125);
     assert!(out.contains("network nope not found"), "{out}");
-    let out =
-        bed.docker(&["run", "--rm", "--network", "there", "--ip", "10.1.2.3", "busybox", "true"]).fails(125);
-    assert!(out.contains("no configured subnet or ip-range contain the IP address 10.1.2.3"), "{out}");
+    bed.docker(&["network", "create", "--subnet", "10.80.0.0/24", "own"]).ok();
+    for (network, said) in [
+        ("there", "supported only when connecting to networks with user configured subnets"),
+        ("own", "no configured subnet or ip-range contain the IP address 10.1.2.3"),
+    ] {
+        let out = bed.docker(&["run", "--rm", "--network", network, "--ip", "10.1.2.3", "busybox", "true"]);
+        let out = out.fails(125);
+        assert!(out.contains(said), "{out}");
+    }
     let mut events = bed.events("type=network");
     bed.docker(&["network", "connect", "there", "cc"]).ok();
     bed.docker(&["network", "create", "unused"]).ok();
