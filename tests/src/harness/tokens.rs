@@ -43,6 +43,8 @@ pub struct TokenServer {
     issued: Mutex<Vec<String>>,
     signer: Identity,
     dir: PathBuf,
+    /// Where it is asked: the realm that the registry names.
+    pub realm: String,
 }
 
 /// Who may have tokens: `u` with `secret`.
@@ -51,17 +53,19 @@ const BASIC: &str = "Basic dTpzZWNyZXQ=";
 pub const IDENTITY: &str = "the+identity/of=u";
 
 impl TokenServer {
-    /// Listens on `port`; `signer` is known to the registry.
+    /// Starts one; `signer` is known to the registry.
     #[must_use]
-    pub fn open(netns: &NetNs, port: u16, dir: &Path, signer: Identity, issue: Issue) -> Arc<Self> {
+    pub fn open(netns: &NetNs, dir: &Path, signer: Identity, issue: Issue) -> Arc<Self> {
+        let listener = netns.run(|| TcpListener::bind("127.0.0.1:0").expect("a port for tokens"));
+        let port = listener.local_addr().expect("its port").port();
         let server = Arc::new(Self {
+            realm: format!("http://127.0.0.1:{port}/token"),
             issue: Mutex::new(issue),
             asked: Mutex::default(),
             issued: Mutex::default(),
             signer,
             dir: dir.to_owned(),
         });
-        let listener = netns.run(|| TcpListener::bind(("127.0.0.1", port)).expect("a port for tokens"));
         let opened = Arc::clone(&server);
         std::thread::spawn(move || {
             for client in listener.incoming() {

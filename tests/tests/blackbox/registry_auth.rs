@@ -11,7 +11,6 @@ use berth_tests::harness::{
 use serde_json::json;
 
 const SERVICE: &str = "tests registry";
-const REALM: &str = "http://127.0.0.1:5009/token";
 
 fn good() -> Issue {
     Issue { audience: SERVICE.to_owned(), life: 600, said: 600 }
@@ -21,8 +20,8 @@ fn good() -> Issue {
 fn with_tokens(bed: &Bed) -> (Registry, Arc<TokenServer>, String) {
     let authority = Authority::new(&bed.path().join("signer"));
     let certificate = authority.own().certificate;
-    let tokens = TokenServer::open(&bed.netns, 5009, bed.path(), authority.own(), good());
-    let wanted = Wanted { tokens: Some((REALM, SERVICE, &certificate)), ..Wanted::default() };
+    let tokens = TokenServer::open(&bed.netns, bed.path(), authority.own(), good());
+    let wanted = Wanted { tokens: Some((&tokens.realm, SERVICE, &certificate)), ..Wanted::default() };
     let registry = Registry::with(bed, 5001, &bed.path().join("store"), &wanted);
     bed.docker(&["pull", "busybox"]).ok();
     let there = format!("{}/a/busybox:1", registry.host);
