@@ -57,6 +57,18 @@ pub fn open<'a>(packed: impl Read + 'a) -> io::Result<(Format, Box<dyn BufRead +
     Ok((format, unpacked(format, all)?))
 }
 
+/// The same of what comes in buffers already: what is not packed is lent from these.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_buffered<'a>(mut packed: impl BufRead + 'a) -> io::Result<(Format, Box<dyn BufRead + 'a>)> {
+    let mut start = Vec::new();
+    packed.by_ref().take(MAGIC).read_to_end(&mut start)?;
+    let format = Format::of(&start);
+    Ok((format, of_buffers(format, Read::chain(Cursor::new(start), packed))?))
+}
+
 /// What the bytes are packed with, and all of them: their first ones may come one by one.
 pub(crate) fn told(mut packed: impl Read) -> io::Result<(Format, impl Read)> {
     let mut start = Vec::new();
@@ -66,7 +78,10 @@ pub(crate) fn told(mut packed: impl Read) -> io::Result<(Format, impl Read)> {
 
 /// The bytes that `packed` packs with this.
 pub(crate) fn unpacked<'a>(format: Format, packed: impl Read + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
-    let all = BufReader::with_capacity(BUFFER, packed);
+    of_buffers(format, BufReader::with_capacity(BUFFER, packed))
+}
+
+fn of_buffers<'a>(format: Format, all: impl BufRead + 'a) -> io::Result<Box<dyn BufRead + 'a>> {
     let buffered =
         |decoder| -> Box<dyn BufRead + 'a> { Box::new(BufReader::with_capacity(BUFFER, Damage(decoder))) };
     Ok(match format {
@@ -169,6 +184,23 @@ mod tests {
             }
         }
         assert_eq!(read(b"").0, Format::Plain);
+    }
+
+    #[test]
+    fn what_is_not_packed_is_lent_from_the_buffers_it_came_in() {
+        let plain = vec![7; 300_000];
+        let (format, mut lent) = open_buffered(&plain[..]).unwrap();
+        assert_eq!(format, Format::Plain);
+        let start = lent.fill_buf().unwrap().len();
+        lent.consume(start);
+        let rest = lent.fill_buf().unwrap();
+        assert!(
+            start + rest.len() == plain.len() && std::ptr::eq(&rest[rest.len() - 1], &plain[plain.len() - 1])
+        );
+        let zipped = packed(Format::Gzip, &plain);
+        let mut unzipped = Vec::new();
+        open_buffered(&zipped[..]).unwrap().1.read_to_end(&mut unzipped).unwrap();
+        assert!(unzipped == plain);
     }
 
     #[test]

@@ -3,11 +3,12 @@
 
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::idmap::IdMap;
 
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use rustix::fs::CWD;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
@@ -227,14 +228,37 @@ fn set(mount: &OwnedFd, recursive: bool, attr: &MountAttr) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Whether something is mounted exactly at a path.
+/// Whether something is mounted exactly at a path. Asks the kernel's table and not what is mounted, which may be a server's that
+/// does not answer: whoever waits for that cannot even be killed.
 ///
 /// # Errors
 ///
-/// There is no such path.
+/// There is no such directory as it would be in.
 pub fn is_mounted(path: &Path) -> io::Result<bool> {
-    let found = rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE)?;
-    Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(true) };
+    let place = std::fs::canonicalize(parent)?.join(name);
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let mut points = table.split(|b| *b == b'\n').filter_map(|line| line.split(|b| *b == b' ').nth(4));
+    Ok(points.any(|point| unescaped(point) == place.as_os_str().as_bytes()))
+}
+
+/// The kernel writes space, tab, newline and backslash as three octal digits.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, more)) = rest.split_first() {
+        match more {
+            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] if *first == b'\\' => {
+                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = after;
+            }
+            _ => {
+                plain.push(*first);
+                rest = more;
+            }
+        }
+    }
+    plain
 }
 
 /// Attaches a detached mount (see [`crate::mount::overlay_read_only`]) to a directory of the host.
@@ -262,7 +286,7 @@ mod tests {
     #[test]
     fn a_tmpfs_and_a_bind_come_and_go() {
         let dir = tempfile::tempdir().unwrap();
-        let (at, other) = (dir.path().join("at"), dir.path().join("other"));
+        let (at, other) = (dir.path().join("a \\t\n"), dir.path().join("other"));
         std::fs::create_dir(&at).unwrap();
         std::fs::create_dir(&other).unwrap();
         std::fs::write(other.join("f"), "x").unwrap();
@@ -279,7 +303,7 @@ mod tests {
         new("1m").mount(&at).unwrap();
         assert!(is_mounted(&at).unwrap());
         let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let line = table.lines().find(|l| l.contains(at.to_str().unwrap())).unwrap();
+        let line = table.lines().find(|l| l.contains(dir.path().to_str().unwrap())).unwrap();
         assert!(line.contains("noexec,noatime") && line.contains("size=1024k"), "{line}");
         assert!(crate::mount::detach(&at).unwrap());
         let error = new("much").mount(&at).unwrap_err().to_string();

@@ -152,9 +152,11 @@ fn archives_keep_to_their_directory_whatever_they_say() {
     fs::write(dir.join("victim"), "evil").unwrap();
     let more = |transform: &str| tar(&dir, &["-P", &format!("--transform={transform}"), "victim"]);
     let (status, message) = put(&bed, "cc", "path=/tmp", &more("s,victim,../../victim,"));
+    // The reference takes it for a failure of its own.
     assert!(
-        status == 400 && (message.contains("leads out") || message.contains("invalid entry name")),
-        "{message}"
+        (status == 400 && message.contains("leads out"))
+            || (!bed.is_ours() && status == 500 && message.contains("invalid entry name")),
+        "{status} {message}"
     );
     assert_eq!(put(&bed, "cc", "path=/tmp", &more("s,victim,/abs/victim,")).0, 200);
     assert_eq!(bed.docker(&["exec", "cc", "cat", "/tmp/abs/victim"]).ok(), "evil");

@@ -126,7 +126,7 @@ fn a_volume_is_mounted_over_nfs() {
         .ok();
         bed.docker(&["create", "--name", "filled", "-v", "empty:/etc", "busybox", "true"]).ok();
         assert!(export.join("empty/passwd").exists());
-        bed.docker(&["cp", "/etc/hostname", "filled:/etc/copied"]).ok();
+        bed.docker(&["cp", export.join("f").to_str().unwrap(), "filled:/etc/copied"]).ok();
         assert!(export.join("empty/copied").exists());
         bed.docker(&["rm", "filled"]).ok();
     }
@@ -182,7 +182,7 @@ impl Smb {
         let config = dir.join("smb.conf");
         let mut text = String::from(
             "[global]\nserver role = standalone server\nload printers = no\ndisable spoolss = yes\ndisable netbios = yes\n\
-             smb ports = 445\nbind interfaces only = yes\ninterfaces = 127.0.0.1/8\n",
+             guest account = root\nsmb ports = 445\nbind interfaces only = yes\ninterfaces = 127.0.0.1/8\n",
         );
         for place in [
             "private dir",

@@ -57,7 +57,7 @@ fn options_of_local_volumes_are_those_of_mount() {
     }
     // Content of memory went with its last user; a copy into a stopped container mounts it for the time of the copy.
     bed.docker(&["create", "--name", "cold", "-v", "ram:/ram", "busybox", "sleep", "1000"]).ok();
-    bed.docker(&["cp", "/etc/hostname", "cold:/ram/h"]).ok();
+    bed.docker(&["cp", "/etc/hosts", "cold:/ram/h"]).ok();
     bed.docker(&["start", "cold"]).ok();
     assert_eq!(exec(&bed, "cold", "ls /ram"), "");
     bed.docker(&["rm", "-f", "cold"]).ok();

@@ -84,3 +84,26 @@ fn a_pull_from_a_silent_registry() {
     drop(pull.join());
     bed.finish();
 }
+
+#[test]
+fn a_volume_whose_server_stopped_holds_up_no_restart() {
+    let mut bed = Bed::start();
+    if !bed.is_ours() {
+        return bed.finish();
+    }
+    bed.docker(&["pull", "busybox"]).ok();
+    let mut stuck = StuckFs::mount();
+    let device = format!("device={}", stuck.inside().display());
+    bed.docker(&["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &device, "remote"]).ok();
+    bed.docker(&["run", "-d", "--name", "user", "-v", "remote:/m:nocopy", "busybox", "sleep", "1000"]).ok();
+    stuck.stop();
+    bed.kill_daemon();
+    bed.start_daemon();
+    assert_eq!(bed.docker(&["ps", "-q", "--filter", "name=user"]).ok().lines().count(), 1);
+    bed.docker(&["volume", "ls"]).ok();
+    bed.docker(&["exec", "user", "true"]).ok();
+    bed.docker(&["rm", "-f", "user"]).ok();
+    bed.docker(&["volume", "rm", "remote"]).ok();
+    stuck.release();
+    bed.finish();
+}

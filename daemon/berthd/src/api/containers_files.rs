@@ -8,23 +8,20 @@ use berth_api::ApiVersion;
 use berth_api::types::container::{ContainerPathStat, FilesystemChange};
 use berth_domain::{Error, Result};
 use berth_engine::{ChangeKind, PathStat, PutOptions, StatsMode};
-use bytes::BytesMut;
 use http::{HeaderValue, StatusCode, header};
-use tokio::io::AsyncReadExt as _;
+use http_body_util::BodyExt as _;
 use tokio::sync::mpsc;
 use tracing::Instrument as _;
 
 use crate::app::App;
-use crate::http::body::BodyReader;
 use crate::http::serve::stopped;
 use crate::http::{Answer, Body, Call, JSON, Response, empty, ok};
 
 const TAR: HeaderValue = HeaderValue::from_static("application/x-tar");
 /// How a path is described beside its archive.
 const PATH_STAT: &str = "X-Docker-Container-Path-Stat";
-/// Of a request's body at a time, and how many of these wait for the disk.
-const PIECE: usize = 128 << 10;
-const AHEAD: usize = 4;
+/// Pieces of a request's body that wait for the disk; each is at most what is read of a connection at once.
+const AHEAD: usize = 16;
 
 fn described(stat: &PathStat) -> Result<HeaderValue> {
     let stat = ContainerPathStat {
@@ -65,14 +62,15 @@ pub(crate) async fn put_container_archive(app: Arc<App>, call: Call) -> Answer {
         container_user: call.query.bool("copyUIDGID"),
     };
     let (name, path) = (call.name().to_owned(), call.query.get("path").to_owned());
-    let mut body = BodyReader::new(call.request.into_body());
+    let mut body = call.request.into_body();
     let (sender, archive) = mpsc::channel(AHEAD);
+    // As they come from the connection, so that nothing is copied on its way to the file.
     let feed = async move {
-        loop {
-            let mut piece = BytesMut::with_capacity(PIECE);
-            let piece = match body.read_buf(&mut piece).await {
-                Ok(0) => return,
-                Ok(_) => Ok(piece.freeze()),
+        while let Some(frame) = body.frame().await {
+            let piece = match frame.map(http_body::Frame::into_data) {
+                Ok(Ok(piece)) => Ok(piece),
+                // Trailers are nobody's.
+                Ok(Err(_)) => continue,
                 Err(e) => Err(std::io::Error::new(std::io::ErrorKind::ConnectionAborted, e)),
             };
             let last = piece.is_err();

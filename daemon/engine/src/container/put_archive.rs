@@ -6,7 +6,7 @@
 //! created or removed in it, never followed. What is packed is unpacked here, before the root is looked at, by no program.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 
 use berth_domain::{Error, IdMap, Result};
@@ -94,7 +94,7 @@ impl Put<'_> {
             return Err(self.read_only());
         }
         let owner = user.map(|user| self.owner(user)).transpose()?;
-        let (_, plain) = berth_image::packed::open(arriving).map_err(|error| self.failed(error))?;
+        let (_, plain) = berth_image::packed::open_buffered(arriving).map_err(|error| self.failed(error))?;
         let mut archive = tar::Reader::new(plain);
         let mut place = Place::new(root, &self.asked.clean, options.keep_kinds, owner, self.ids);
         let mut unpack = || -> io::Result<()> {
@@ -207,14 +207,24 @@ impl Arriving {
 
 impl Read for Arriving {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.len().min(out.len());
+        self.piece.copy_to_slice(&mut out[..n]);
+        Ok(n)
+    }
+}
+
+impl BufRead for Arriving {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.piece.is_empty() {
             match self.archive.blocking_recv() {
-                None => return Ok(0),
+                None => break,
                 Some(piece) => self.piece = piece?,
             }
         }
-        let n = self.piece.len().min(out.len());
-        self.piece.copy_to_slice(&mut out[..n]);
-        Ok(n)
+        Ok(&self.piece)
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.piece.advance(n);
     }
 }
