@@ -124,17 +124,27 @@ fn rotated_files_are_read_as_one_and_the_oldest_go() {
         ("local", &["--log-driver", "local"]),
     ] {
         // What is larger than four files; the reader sees the newest of it, without a gap.
-        let mut args = vec!["run", "--name", name];
+        let mut args = vec!["run", "-d", "--name", name];
         args.extend(["--log-opt", "max-size=50k", "--log-opt", "max-file=4"]);
         args.extend(options);
-        args.extend(["busybox", "sh", "-c", "seq 1 60000; sleep 0.3; seq 60001 60100"]);
+        args.extend([
+            "busybox",
+            "sh",
+            "-c",
+            "seq 1 60000; until test -e /go; do sleep 0.02; done; seq 60001 60100",
+        ]);
         bed.docker(&args).ok();
+        until("all is written", || {
+            (bed.docker(&["logs", "-n", "1", name]).stdout.trim() == "60000").then_some(())
+        });
+        check_rotated(&bed, name);
+        bed.docker(&["exec", name, "touch", "/go"]).ok();
+        bed.docker(&["wait", name]).ok();
         let out = bed.docker(&["logs", name]).stdout;
         let numbers: Vec<u32> = out.lines().map(|line| line.parse().unwrap()).collect();
         let first = *numbers.first().unwrap();
         assert!(numbers.iter().copied().eq(first..=60_100), "{name}: a gap after {first}");
         assert!(first > 1, "{name}: nothing was dropped");
-        check_rotated(&bed, name);
         assert_eq!(bed.docker(&["logs", "-n", "3", name]).stdout, "60098\n60099\n60100\n", "{name}");
     }
     bed.finish();
@@ -158,23 +168,20 @@ fn check_rotated(bed: &Bed, name: &str) {
         return;
     }
     let file = path.file_name().unwrap().to_str().unwrap();
-    let packed = |rotated: &str| rotated.ends_with(".gz");
-    // The newest is packed in the background, and left as it is when the container ends before that.
-    let names: Vec<String> = until("the rotated files are there", || {
+    let suffix = if name == "plain" { "" } else { ".gz" };
+    // They are packed in the background, and what is under way has another name.
+    let wanted: Vec<String> = (1..4).map(|n| format!("{file}.{n}{suffix}")).collect();
+    let names = until(&format!("there are {wanted:?}"), || {
         let names = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<String> = names.filter(|n| n.starts_with(&format!("{file}."))).collect();
         names.sort();
-        let numbers = names.iter().map(|n| n.trim_end_matches(".gz").to_owned());
-        let whole = numbers.eq((1..4).map(|n| format!("{file}.{n}")));
-        let some_packed = name == "plain" || names.iter().any(|n| packed(n));
-        (whole && some_packed).then_some(names)
+        (names == wanted).then_some(names)
     });
-    assert!(name != "plain" || !names.iter().any(|n| packed(n)), "{names:?}");
     for rotated in names {
         let mut magic = [0; 2];
         let mut opened = std::fs::File::open(folder.join(&rotated)).unwrap();
         std::io::Read::read_exact(&mut opened, &mut magic).unwrap();
-        assert_eq!(magic == [0x1f, 0x8b], packed(&rotated), "{name}: {rotated}");
+        assert_eq!(magic == [0x1f, 0x8b], suffix == ".gz", "{name}: {rotated}");
     }
 }
 

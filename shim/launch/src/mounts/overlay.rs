@@ -100,8 +100,8 @@ fn mount_mapped_in_child(overlay: &Overlay, userns: BorrowedFd<'_>) -> Result<Ow
     let place = Path::new("/sys");
     let (upper, work) = (hold(&overlay.upper)?, hold(&overlay.work)?);
     let trees = overlay.lower.iter().map(|path| mapped_tree(path, userns)).collect::<Result<Vec<_>>>()?;
-    let mut options = Options::default();
-    options.data = vec![("mode".to_owned(), Some("0700".to_owned()))];
+    let data = vec![("mode".to_owned(), Some("0700".to_owned()))];
+    let options = Options { data, ..Options::default() };
     let stage = make_fs("tmpfs", None, &options)?;
     move_mount(&stage, "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .context(|| "attach a place for the layers")?;
