@@ -120,11 +120,9 @@ fn what_collides() {
 
 #[test]
 fn what_is_not_there_is_named() {
-    for (host, field) in [(json!({"LogConfig": {"Type": "gelf"}}), "LogConfig")] {
-        let error = ask(json!({"HostConfig": host})).expect_err(field);
-        assert_eq!(error.meaning(), Meaning::NotImplemented);
-        assert!(error.to_string().contains(field), "{error}");
-    }
+    let error = ask(json!({"HostConfig": {"LogConfig": {"Type": "gelf"}}})).expect_err("no such driver yet");
+    assert_eq!(error.meaning(), Meaning::NotImplemented);
+    assert!(error.to_string().contains("LogConfig"), "{error}");
 }
 
 proptest! {

@@ -208,7 +208,8 @@ fn environment(parent: &str, alias: &str, child: &Snapshot, address: std::net::I
     if let Some(first) = ports.first() {
         env.push(format!("{prefix}_PORT={}", url(first)));
     }
-    let mut run: Option<(&(u16, String), &(u16, String))> = None;
+    // First and last.
+    let mut run = None;
     for (place, port) in ports.iter().enumerate() {
         let (number, protocol) = (port.0, &port.1);
         let name = format!("{prefix}_PORT_{number}_{}", protocol.to_uppercase());
@@ -217,9 +218,9 @@ fn environment(parent: &str, alias: &str, child: &Snapshot, address: std::net::I
         env.push(format!("{name}_PORT={number}"));
         env.push(format!("{name}_PROTO={protocol}"));
         // Ports in a row are told of as a range too.
-        let follows = |end: &(u16, String)| end.0.checked_add(1) == Some(number) && end.1 == *protocol;
+        let follows = |end: &&(u16, String)| end.0.checked_add(1) == Some(number) && end.1 == *protocol;
         let (first, last) = match run {
-            Some((first, end)) if follows(end) => {
+            Some((first, end)) if follows(&end) => {
                 run = Some((first, port));
                 if place + 1 < ports.len() {
                     continue;
