@@ -232,8 +232,13 @@ impl Engine {
         Ok(())
     }
 
-    /// A container's cgroup, as its spec says.
+    /// The cgroup of a container's last run, or the one that its next run will have.
     pub(crate) fn cgroup_path(&self, now: &Snapshot) -> String {
+        now.cgroup.as_deref().map_or_else(|| self.next_cgroup_path(now), str::to_owned)
+    }
+
+    /// The cgroup of a container's next run, as its spec will say.
+    pub(crate) fn next_cgroup_path(&self, now: &Snapshot) -> String {
         self.cgroup_of(self.cgroup_parent(now), &now.id)
     }
 

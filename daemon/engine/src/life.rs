@@ -60,7 +60,7 @@ impl Task {
 
     /// It runs.
     pub(crate) async fn started(&mut self, started: Started) {
-        let Started { shim, events, pid, sandbox, started_at, since, still } = started;
+        let Started { shim, events, pid, sandbox, cgroup, started_at, since, still } = started;
         let Some(starting) = self.starting.take() else { return };
         for guest in self.door.open(Arc::clone(&shim)) {
             // Those who came between the launch and now.
@@ -87,6 +87,7 @@ impl Task {
             Starter::Policy => state.restart_count = state.restart_count.saturating_add(1),
         }
         self.now.sandbox = sandbox.map(Arc::new);
+        self.now.cgroup = Some(cgroup.into());
         self.begin_probing();
         self.publish();
         drop(still);

@@ -113,6 +113,9 @@ pub(crate) struct StateRecord {
     /// The last run was ended by a person: policies leave it alone.
     pub(crate) by_hand: bool,
     pub(crate) network: Option<SandboxRecord>,
+    /// Where the last run's cgroup is: another daemon may be told to lay them out otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cgroup: Option<String>,
 }
 
 /// The status word between the preparation of a start and its outcome.

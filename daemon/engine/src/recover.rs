@@ -158,6 +158,7 @@ impl Engine {
         now.platform = config.platform.parse()?;
         now.mounts = config.mounts.into();
         now.id_map = config.id_map.map(|map| Arc::new(map.into()));
+        now.cgroup = state.cgroup.as_deref().map(Into::into);
         now.state.exit_code = state.exit_code;
         now.state.error.clone_from(&state.error);
         now.state.oom_killed = state.oom_killed;

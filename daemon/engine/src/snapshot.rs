@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub mounts: Arc<[MountPoint]>,
     /// Its log file; `None` when output is not recorded.
     pub log_path: Option<PathBuf>,
+    /// The last run's cgroup, as it was laid out then.
+    pub cgroup: Option<Arc<str>>,
     /// Its users and groups, if they are not the host's.
     pub id_map: Option<Arc<IdMap>>,
     /// Files and directories of it.

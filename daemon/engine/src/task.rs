@@ -315,6 +315,7 @@ impl Task {
             restart_count: state.restart_count,
             by_hand: self.by_hand,
             network: self.now.sandbox.as_deref().cloned(),
+            cgroup: self.now.cgroup.as_deref().map(str::to_owned),
         }
     }
 

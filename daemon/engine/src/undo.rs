@@ -57,6 +57,11 @@ impl Undo {
         events
     }
 
+    /// Volumes are somebody else's to unmount.
+    pub(crate) fn leave_volumes(&mut self) {
+        self.steps.retain(|step| !matches!(step, Step::Volumes(_)));
+    }
+
     /// Takes everything back. What cannot be is logged; the rest goes on.
     pub(crate) async fn run(&mut self, engine: &Engine, id: &ContainerId, cgroup: &str) {
         while let Some(step) = self.steps.pop() {

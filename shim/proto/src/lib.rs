@@ -19,6 +19,9 @@
 //!            u16 LE   u16 LE   u32 LE
 //! ```
 //!
+//! A message of more than [`MAX_PACKET`] bytes (an exec's environment may be) travels in a memfd, the packet's last
+//! descriptor; the magic is "BSHM" then and the packet ends with the header.
+//!
 //! # Compatibility
 //!
 //! A newer daemon must drive the shims that an older one left running: fields are only ever added,
@@ -33,7 +36,7 @@ mod packet;
 
 pub use log::*;
 pub use message::*;
-pub use packet::{MAX_FDS, MAX_PACKET, PROTOCOL_VERSION, Packet, PacketError, recv, send};
+pub use packet::{MAX_FDS, MAX_MESSAGE, MAX_PACKET, PROTOCOL_VERSION, Packet, PacketError, recv, send};
 
 /// Name of the shim's listening socket in the container's run directory.
 pub const SOCKET_NAME: &str = "shim.sock";

@@ -238,6 +238,18 @@ impl Bed {
         self.die_at = step.map(str::to_owned);
     }
 
+    /// Has the daemons that are started from now on lay out cgroups elsewhere; answers where they were.
+    pub fn move_cgroups(&mut self) -> String {
+        let next = cgroup_parent(NEXT.fetch_add(1, Ordering::Relaxed));
+        std::mem::replace(&mut self.cgroup_parent, next)
+    }
+
+    /// Removes what [`Bed::move_cgroups`] answered, in which nothing may be left.
+    pub fn forget_cgroups(&self, parent: &str) {
+        assert_eq!(leaks::cgroups(parent), Vec::<String>::new(), "groups left below {parent}");
+        leaks::remove_cgroup_parent(parent);
+    }
+
     /// Waits for the end of a daemon that dies by itself.
     pub fn await_death(&mut self) {
         let mut daemon = self.daemon.take().expect("a running daemon");

@@ -156,3 +156,32 @@ fn with_systemd_a_container_is_a_unit() {
     bed.docker(&["rm", "box"]).ok();
     bed.finish();
 }
+
+/// A daemon that is told to lay cgroups out elsewhere still finds those that are there, and what it starts is where it is told.
+#[test]
+fn a_group_stays_where_it_was_made() {
+    let mut bed = Bed::start();
+    if !bed.is_ours() {
+        return bed.finish();
+    }
+    bed.docker(&["pull", "busybox"]).ok();
+    bed.docker(&["run", "-d", "--name", "one", "--memory", "64m", "busybox", "sleep", "1000"]).ok();
+    let before = group(&bed, "one", "memory");
+    bed.kill_daemon();
+    let old = bed.move_cgroups();
+    bed.start_daemon();
+    assert_eq!(group(&bed, "one", "memory"), before);
+    assert!(bed.docker(&["top", "one"]).ok().contains("sleep 1000"));
+    let sample = bed.api("GET", "/containers/one/stats?stream=0&one-shot=1", "").json();
+    assert_eq!(sample["memory_stats"]["limit"], 64 << 20, "{sample}");
+    bed.docker(&["update", "--memory", "96m", "--memory-swap", "-1", "one"]).ok();
+    let sample = bed.api("GET", "/containers/one/stats?stream=0&one-shot=1", "").json();
+    assert_eq!(sample["memory_stats"]["limit"], 96 << 20, "{sample}");
+    bed.docker(&["restart", "-t", "0", "one"]).ok();
+    assert!(!group(&bed, "one", "memory").starts_with(before.parent().unwrap()));
+    until("the old group is gone", || (!before.exists()).then_some(()));
+    assert!(bed.docker(&["top", "one"]).ok().contains("sleep 1000"));
+    bed.docker(&["rm", "-f", "one"]).ok();
+    bed.forget_cgroups(&old);
+    bed.finish();
+}

@@ -249,3 +249,69 @@ fn an_exec_half_closes_and_detaches() {
     assert!(!bed.is_ours() || inspect(&bed, &id)["Running"] == true);
     bed.finish();
 }
+
+/// Rights are given, the filter stays: as the reference has it, whose runtime takes the filter from the container.
+#[test]
+fn a_privileged_exec_keeps_the_filter() {
+    let bed = with_sleeper();
+    let status = |options: &[&str]| {
+        let args = [
+            &["exec"],
+            options,
+            &["cc", "grep", "-E", "^(CapEff|CapBnd|CapInh|CapAmb|Seccomp:)", "/proc/self/status"],
+        ];
+        let out = bed.docker(&args.concat()).ok();
+        out.lines().map(|line| line.split('\t').nth(1).unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    let (plain, all) = (status(&[]), status(&["--privileged"]));
+    assert_eq!((plain[4].as_str(), all[4].as_str()), ("2", "2"), "{plain:?} {all:?}");
+    assert_eq!((all[0].as_str(), all[3].as_str()), ("0000000000000000", "0000000000000000"), "{all:?}");
+    assert_eq!(all[1], all[2], "{all:?}");
+    let count = |caps: &str| u64::from_str_radix(caps, 16).unwrap().count_ones();
+    assert_eq!(count(&plain[1]), 14);
+    assert!(count(&all[1]) > 30, "{all:?}");
+    // Of another user it takes them away, as any execve does.
+    let other = status(&["--privileged", "-u", "app"]);
+    assert_eq!((count(&other[1]), other[4].as_str()), (0, "2"), "{other:?}");
+    bed.docker(&["rm", "-f", "cc"]).ok();
+    bed.docker(&["run", "-d", "--name", "cc", "--privileged", "busybox", "sleep", "1000"]).ok();
+    assert_eq!(status(&["--privileged"])[4], "0");
+    bed.finish();
+}
+
+/// As much as the kernel takes of a program's arguments and environment; labels as much as anybody may want.
+#[test]
+fn large_environments_and_labels() {
+    let bed = Bed::start();
+    bed.docker(&["pull", "busybox"]).ok();
+    let long = "x".repeat(100_000);
+    let env: Vec<String> = (0..11).map(|n| format!("BIG{n}={long}")).collect();
+    let labels: serde_json::Map<String, serde_json::Value> =
+        (0..11).map(|n| (format!("label{n}"), long.clone().into())).collect();
+    let body = serde_json::json!({
+        "Image": "busybox", "Env": env, "Labels": labels, "Cmd": ["sh", "-c", "env | wc -c; exec sleep 1000", long],
+        "HostConfig": {"Annotations": labels, "LogConfig": {"Type": "json-file", "Config": {"labels-regex": "label0|none"}}},
+    });
+    let made = bed.api("POST", "/containers/create?name=big", &body.to_string());
+    assert_eq!(made.status, 201, "{}", made.text());
+    bed.docker(&["start", "big"]).ok();
+    let count = |text: &str| text.trim().parse::<usize>().unwrap();
+    let logged = berth_tests::harness::until("it has counted", || {
+        Some(bed.docker(&["logs", "big"]).ok()).filter(|l| !l.is_empty())
+    });
+    assert!(count(&logged) > 1_100_000, "{logged}");
+    // An exec has the container's, and its own.
+    let own = format!("OWN={long}");
+    let out =
+        bed.docker(&["exec", "-e", &own, "big", "sh", "-c", "env | wc -c; echo ${#1}", "sh", &long]).ok();
+    let (all, argument) = out.split_once('\n').unwrap();
+    assert!(count(all) > 1_200_000 && argument == "100000", "{out}");
+    // One argument too long for the kernel, which says so.
+    let body = serde_json::json!({"Image": "busybox", "Cmd": ["echo", "x".repeat(140_000)]});
+    let made = bed.api("POST", "/containers/create?name=longer", &body.to_string());
+    assert_eq!(made.status, 201, "{}", made.text());
+    let said = bed.docker(&["start", "longer"]).fails(1);
+    assert!(said.to_lowercase().contains("argument list too long"), "{said}");
+    bed.docker(&["rm", "-f", "big", "longer"]).ok();
+    bed.finish();
+}

@@ -109,6 +109,10 @@ fn serve(
     reader.read_exact(&mut body)?;
     let asked: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
     seen.lock().unwrap().push((path.clone(), asked.clone()));
+    if path == "VolumeDriver.Mount" {
+        // A driver that waits for a server that does not answer.
+        until("the driver goes on", || (!place.join("hold").exists()).then_some(()));
+    }
     let name = asked["Name"].as_str().unwrap_or_default().to_owned();
     let directory = place.join(&name);
     let shown =
@@ -313,5 +317,38 @@ fn plugins_are_found_by_their_descriptions() {
         assert!(error.contains(words), "{says}: {error}");
     }
     assert_eq!(bed.docker(&["volume", "ls", "-q", "--filter", "driver=local"]).ok(), "");
+    bed.finish();
+}
+
+/// Who gives a start up does not wait for the driver; what it mounts in the end is given back.
+#[test]
+fn a_start_is_given_up_while_its_driver_hangs() {
+    let bed = Bed::start();
+    if !bed.is_ours() {
+        return bed.finish();
+    }
+    bed.docker(&["pull", "busybox"]).ok();
+    let place = bed.path().join("slow");
+    fs::create_dir(&place).unwrap();
+    let plugin = Plugin::start("slow", &place, &[]);
+    bed.docker(&["volume", "create", "-d", &plugin.name, "slow"]).ok();
+    bed.docker(&["create", "--name", "one", "-v", "slow:/x:nocopy", "busybox", "sleep", "1000"]).ok();
+    let before = plugin.calls("VolumeDriver.Mount").len();
+    fs::write(place.join("hold"), "").unwrap();
+    let mut start = bed.command(berth_tests::harness::Cli::Docker, &["start", "one"]).spawn().unwrap();
+    until("the driver is asked", || (plugin.calls("VolumeDriver.Mount").len() > before).then_some(()));
+    bed.docker(&["kill", "one"]).ok();
+    assert!(!start.wait().unwrap().success(), "the start was given up");
+    let inspected = bed.docker(&["inspect", "-f", "{{.State.Running}} {{.State.Pid}}", "one"]).ok();
+    assert_eq!(inspected, "false 0");
+    assert!(place.join("hold").exists());
+    fs::remove_file(place.join("hold")).unwrap();
+    until("what it mounted is given back", || {
+        let calls = |what: &str| plugin.calls(&format!("VolumeDriver.{what}")).len();
+        (calls("Mount") == calls("Unmount")).then_some(())
+    });
+    bed.docker(&["start", "one"]).ok();
+    bed.docker(&["rm", "-f", "one"]).ok();
+    bed.docker(&["volume", "rm", "slow"]).ok();
     bed.finish();
 }

@@ -242,6 +242,7 @@ impl Engine {
             sandbox: None,
             mounts: Arc::new([]),
             log_path,
+            cgroup: None,
             id_map: None,
             paths: Arc::new(paths),
         }

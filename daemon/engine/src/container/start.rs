@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use berth_domain::container::Request;
@@ -74,10 +75,11 @@ pub(crate) struct Started {
     pub(crate) events: mpsc::Receiver<ShimEvent>,
     pub(crate) pid: i32,
     pub(crate) sandbox: Option<SandboxRecord>,
+    pub(crate) cgroup: String,
     pub(crate) started_at: Timestamp,
     pub(crate) since: Instant,
     /// Until the start is published, so that nobody takes the container for a stopped one.
-    pub(crate) still: tokio::sync::OwnedMutexGuard<()>,
+    pub(crate) still: Arc<tokio::sync::OwnedMutexGuard<()>>,
 }
 
 /// A start that did not.
@@ -136,6 +138,18 @@ fn cancelled(id: &ContainerId) -> StartFailure {
     }
 }
 
+/// The compiled seccomp filter, what keeps the sources of mounts there, and groups that devices bring along.
+type Ready = (Option<SeccompFilter>, Sources, Vec<String>);
+
+/// How the writing of a spec went.
+enum Written {
+    Done(Box<Result<Ready>>),
+    /// The start was cancelled. `later`: it still mounts volumes, and gives them back itself.
+    GivenUp {
+        later: bool,
+    },
+}
+
 /// What another container lends.
 #[derive(Debug, Default)]
 struct Borrowed {
@@ -156,7 +170,7 @@ impl Flight {
         let mut result = self.steps(&mut undo, &cancel).await;
         if let Err(failure) = &mut result {
             failure.lingering = self.lingering.take();
-            let cgroup = self.engine.cgroup_path(&self.now);
+            let cgroup = self.engine.next_cgroup_path(&self.now);
             undo.run(&self.engine, &self.id, &cgroup).await;
             let cleared = self.write_state(StateRecord { network: None, ..self.state.clone() }).await;
             if let Err(error) = cleared {
@@ -176,7 +190,7 @@ impl Flight {
             ended.map_err(|error| Error::internal("waiting for the last run's shim").because(error))?;
         }
         let waiting = Arc::clone(&self.still).lock_owned();
-        let still = cancel.race(waiting).await.ok_or_else(|| cancelled(&self.id))?;
+        let still = Arc::new(cancel.race(waiting).await.ok_or_else(|| cancelled(&self.id))?);
         if let Some(why) = &self.asked.refusal {
             return Err(Error::invalid(format!("this container's settings are not accepted: {why}")).into());
         }
@@ -202,6 +216,8 @@ impl Flight {
         let request = self.sandbox_request(borrowed.netns.take(), borrowed.userns.as_ref())?;
         let started_at = Timestamp::now();
         self.state.started_at = Some(started_at);
+        let cgroup = engine.next_cgroup_path(&self.now);
+        self.state.cgroup = Some(cgroup.clone());
         let (this, borrowed) = (&*self, &borrowed);
         let sandbox = async {
             // Only the sandbox can be waited for in vain; a spawn given up half-way would leave a shim to nobody.
@@ -221,14 +237,26 @@ impl Flight {
         mark(&this.id, "sandbox", "begin");
         mark(&this.id, "spec", "begin");
         mark(&this.id, "shim's birth", "begin");
-        let (sandbox, spec, scope, shim) =
-            tokio::join!(sandbox, this.write_spec(borrowed), cancel.race(this.scope(&engine)), shim);
+        let (sandbox, spec, scope, shim) = tokio::join!(
+            sandbox,
+            this.write_spec(borrowed, &still, cancel),
+            cancel.race(this.scope(&engine)),
+            shim
+        );
         mark(&this.id, "start", "sandbox, shim and spec");
         if let Ok(shim) = &shim {
             undo.push(Step::Shim(Arc::clone(shim), shim.events()));
         }
         let sandbox = sandbox?;
-        let (seccomp, sources, groups) = spec?;
+        let (seccomp, sources, groups) = match spec {
+            Written::Done(written) => (*written)?,
+            Written::GivenUp { later } => {
+                if later {
+                    undo.leave_volumes();
+                }
+                return Err(cancelled(&self.id));
+            }
+        };
         let shim = shim?;
         // Until init has been born into the scope's group, this is what keeps it.
         let _scope = scope.ok_or_else(|| cancelled(&self.id))??;
@@ -261,7 +289,7 @@ impl Flight {
         let events =
             undo.settle().ok_or_else(|| Error::internal("the shim's events were taken by somebody else"))?;
         let sandbox = Some(sandbox.record).filter(|record| !record.sandbox_id.is_empty());
-        Ok(Started { shim, events, pid, sandbox, started_at, since, still })
+        Ok(Started { shim, events, pid, sandbox, cgroup, started_at, since, still })
     }
 
     /// The unit that the container's cgroup belongs to, where systemd lays cgroups out.
@@ -269,7 +297,7 @@ impl Flight {
         if engine.config.cgroup_driver == CgroupDriver::Cgroupfs {
             return Ok(None);
         }
-        let cgroup = engine.cgroup_path(&self.now);
+        let cgroup = engine.next_cgroup_path(&self.now);
         engine.backends.shims.scope(&self.id, engine.cgroup_parent(&self.now), &cgroup).await
     }
 
@@ -445,7 +473,15 @@ impl Flight {
 
     /// Writes the container's spec; answers the compiled seccomp filter, what keeps the sources of mounts there, and groups
     /// that devices bring along.
-    async fn write_spec(&self, borrowed: &Borrowed) -> Result<(Option<SeccompFilter>, Sources, Vec<String>)> {
+    ///
+    /// A volume's driver may not answer for minutes. A start that is given up does not wait for it: what was mounted is
+    /// given back whenever it does, and until then `still` keeps the next start waiting.
+    async fn write_spec(
+        &self,
+        borrowed: &Borrowed,
+        still: &Arc<tokio::sync::OwnedMutexGuard<()>>,
+        cancel: &Cancel,
+    ) -> Written {
         let engine = Arc::clone(&self.engine);
         let now = self.now.clone();
         let asked = Arc::clone(&self.asked);
@@ -453,7 +489,7 @@ impl Flight {
         let namespaces = borrowed.namespaces.clone();
         let shm = borrowed.shm.clone();
         let etc = borrowed.etc_of.clone();
-        blocking(move || {
+        let work = move || {
             let linked = engine.linked(&now)?;
             let images = &engine.backends.images;
             let layers = |id: &str| images.layers(&id.parse()?);
@@ -503,8 +539,26 @@ impl Flight {
             let filter = profile.map(|profile| engine.seccomp.of(&profile)).transpose()?;
             mark(&now.id, "spec", "built and written");
             Ok((filter, sources, groups))
-        })
-        .await
+        };
+        let (engine, now, still) = (Arc::clone(&self.engine), self.now.clone(), Arc::clone(still));
+        // Whoever comes second of the end of the work and the end of patience knows of the other.
+        let over = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&over);
+        let written = blocking(move || {
+            let written = work();
+            if ended.swap(true, Ordering::SeqCst) {
+                drop(written);
+                engine.backends.volumes.unmount_all(&now.mounts, &now.id);
+                drop(still);
+                return Err(Error::cancelled("the start was given up"));
+            }
+            Ok(Box::new(written))
+        });
+        match cancel.race(written).await {
+            Some(Ok(written)) => Written::Done(written),
+            Some(Err(error)) => Written::Done(Box::new(Err(error))),
+            None => Written::GivenUp { later: !over.swap(true, Ordering::SeqCst) },
+        }
     }
 
     fn launch<'a>(
