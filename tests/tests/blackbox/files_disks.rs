@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -210,7 +211,8 @@ impl Smb {
         password.stdin.take().unwrap().write_all(b"secret\nsecret\n").unwrap();
         assert!(password.wait().unwrap().success());
         let mut command = Command::new("smbd");
-        command.args(["-F", "--no-process-group", "-s"]).arg(&config).stdin(Stdio::null());
+        // It ends its whole process group when it is ended, and cannot make one of its own where it leads one.
+        command.process_group(0).args(["-F", "--no-process-group", "-s"]).arg(&config).stdin(Stdio::null());
         bed.netns.place(&mut command);
         let server = Self(command.spawn().map_err(|e| format!("smbd: {e}"))?);
         bed.netns.run(|| until("the server listens", || TcpStream::connect("127.0.0.1:445").ok()));
