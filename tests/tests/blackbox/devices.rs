@@ -151,7 +151,9 @@ devices:
     assert!(lines[6].split(' ').any(|gid| gid == "4242"), "{out:?}");
     assert!(out.stderr.contains("Read-only file system"), "{out:?}");
     let told = || std::fs::read_to_string(specs.seen(&said)).unwrap_or_default();
-    berth_tests::harness::until("the last hook has run", || told().contains("poststop").then_some(()));
+    berth_tests::harness::until("the last hook has run", || {
+        told().ends_with("poststop stopped\n").then_some(())
+    });
     assert_eq!(told(), "createRuntime creating\ncreateContainer creating\npoststop stopped\n");
     // What an exec gets is the container's own: Docker gives it no variables of devices.
     let inspect = bed.api("GET", "/containers/box/json", "").json();
