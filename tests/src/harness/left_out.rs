@@ -8,5 +8,9 @@ use std::io::Write as _;
 #[track_caller]
 pub fn left_out(what: &str, why: &str) {
     assert!(std::env::var_os("BERTH_TEST_ALL").is_none(), "{what} has to be possible here: {why}");
-    writeln!(std::io::stderr(), "LEFT OUT: {what}: {why} (make test-disks has it)").expect("standard error");
+    writeln!(
+        std::io::stderr(),
+        "LEFT OUT: {what}: {why} (the virtual machine has it: make test-disks, make test-kernels)"
+    )
+    .expect("standard error");
 }
