@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `userns-remap`: containers whose users are not the host's.
 //!
-//! The reference takes this as a setting of its daemon alone, and keeps a second store for it; what is the same there
-//! (identities, refusals, copies) was compared by hand. Ours alone: images and volumes are shared with other containers.
+//! The reference takes this as a setting of its daemon alone, and keeps a second store for it, so that these are not run
+//! against it. Identities and refusals are as its source has them; images and volumes that are shared with other containers are
+//! ours alone.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
