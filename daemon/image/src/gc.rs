@@ -8,7 +8,9 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use berth_domain::{Digest, Error, ImageId, Result};
@@ -18,6 +20,9 @@ use crate::catalog::State;
 use crate::layout::{io_error, remove_dir, sync_dir};
 use crate::pins::Held;
 use crate::{Images, Inner};
+
+/// Threads that remove trees at a time, at the most: beyond these they would wait for the file system's journal.
+const REMOVERS: usize = 4;
 
 /// Interrupted downloads are kept this long for another attempt.
 const PARTIAL_KEPT: Duration = Duration::from_secs(3 * 24 * 3600);
@@ -72,17 +77,22 @@ impl Inner {
             return Ok(());
         }
         sync_dir(&self.layout.staging())?;
-        // Without the lock: trees of many files take their time.
-        for path in trash {
-            let removed = if path.is_dir() {
-                remove_dir(&path)
-            } else {
-                fs::remove_file(&path).map_err(|e| io_error("removing", &path, e))
+        // Without the lock: trees of many files take their time, so that all processors share them.
+        let next = AtomicUsize::new(0);
+        let threads =
+            std::thread::available_parallelism().map_or(1, NonZero::get).min(trash.len()).min(REMOVERS);
+        std::thread::scope(|scope| {
+            let work = || {
+                while let Some(path) = trash.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    remove(path);
+                }
             };
-            if let Err(error) = removed {
-                tracing::warn!(path = %path.display(), error = %error.chain(), "left in staging until the next start");
+            for _ in 1..threads {
+                // Without a further one it takes longer, and that is all.
+                drop(std::thread::Builder::new().name("remove".into()).spawn_scoped(scope, work));
             }
-        }
+            work();
+        });
         Ok(())
     }
 
@@ -148,6 +158,17 @@ impl Inner {
 fn is_fresh(meta: &fs::Metadata) -> bool {
     let age = meta.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
     age.is_none_or(|age| age < PARTIAL_KEPT)
+}
+
+fn remove(path: &Path) {
+    let removed = if path.is_dir() {
+        remove_dir(path)
+    } else {
+        fs::remove_file(path).map_err(|e| io_error("removing", path, e))
+    };
+    if let Err(error) = removed {
+        tracing::warn!(path = %path.display(), error = %error.chain(), "left in staging until the next start");
+    }
 }
 
 fn reached_blobs(state: &State) -> HashSet<Digest> {
