@@ -115,15 +115,20 @@ fn lists_of_networks_by_every_filter() {
     check(&["label=whose"], &["filter-one", "filter-two"]);
     check(&["label=whose=mine"], &["filter-one"]);
     check(&["label=whose", "label=old"], &["filter-one"]);
-    check(&["dangling=true"], &["filter-one"]);
-    check(&["dangling=false"], &["bridge", "filter-two", "host", "none"]);
+    if bed.is_ours() {
+        // The reference's list does not look at who is connected: to it all networks of the user's dangle.
+        check(&["dangling=true"], &["filter-one"]);
+        check(&["dangling=false"], &["bridge", "filter-two", "host", "none"]);
+    }
     for bad in [
         "%7B%22nope%22%3A%5B%22x%22%5D%7D",
         "%7B%22dangling%22%3A%5B%22x%22%5D%7D",
         "%7B%22type%22%3A%5B%22x%22%5D%7D",
     ] {
         let answer = bed.api("GET", &format!("/networks?filters={bad}"), "");
-        assert_eq!(answer.status, 400, "{bad}: {}", answer.text());
+        // The reference takes the last one for a failure of its own.
+        let refused = answer.status == 400 || (!bed.is_ours() && answer.status == 500);
+        assert!(refused, "{bad}: {} {}", answer.status, answer.text());
         assert!(answer.message().contains("invalid"), "{bad}: {}", answer.text());
     }
     // Prune by label leaves what does not have it, and what is in use.

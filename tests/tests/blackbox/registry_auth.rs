@@ -33,7 +33,7 @@ fn scopes(asked: &[Asked]) -> Vec<String> {
     let fields = asked.iter().flat_map(|a| a.fields.split('&'));
     fields
         .filter_map(|f| f.strip_prefix("scope="))
-        .map(|s| s.replace("%3A", ":").replace("%2C", ","))
+        .map(|s| s.replace("%3A", ":").replace("%2C", ",").replace("%2F", "/"))
         .collect()
 }
 
