@@ -27,8 +27,6 @@ use self::bus::{Bus, Method};
 const PRIVATE: &str = "/run/systemd/private";
 /// A manager that takes longer has other worries.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between attempts, while a unit of the same name is still there.
-const AGAIN: Duration = Duration::from_millis(50);
 /// The placeholder's group, beside the container's.
 const ASIDE: &str = "hold";
 /// What makes the shim's program a placeholder.
@@ -87,12 +85,24 @@ pub(crate) async fn start(
 
 async fn ask(id: &ContainerId, slice: &str, pid: u32) -> io::Result<()> {
     // A connection for each: systemd tells every one of them of every unit, and an idle one fills up with that.
+    let mut bus = Bus::connect(Path::new(PRIVATE)).await?;
     loop {
-        let mut bus = Bus::connect(Path::new(PRIVATE)).await?;
         match start_unit(&mut bus, id, slice, pid).await {
             // The last run's scope is on its way out.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => tokio::time::sleep(AGAIN).await,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => removal(&mut bus, id).await?,
             done => return done,
+        }
+    }
+}
+
+/// Waits until a container's unit is gone. It was there when a call on this connection was refused for its sake, so that
+/// what tells of its removal comes behind that.
+async fn removal(bus: &mut Bus, id: &ContainerId) -> io::Result<()> {
+    let unit = scope_name(id.as_str());
+    loop {
+        let message = bus.next().await?;
+        if message.is_signal("UnitRemoved") && message.content::<(String, OwnedObjectPath)>()?.0 == unit {
+            return Ok(());
         }
     }
 }
