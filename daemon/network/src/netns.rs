@@ -40,8 +40,8 @@ pub(crate) fn current() -> Result<OwnedFd> {
 #[derive(Debug)]
 pub(crate) struct Maker {
     home: OwnedFd,
-    proc: Option<OwnedFd>,
-    left: u32,
+    /// A mount of procfs, and for how many namespaces more.
+    proc: Option<(OwnedFd, u32)>,
 }
 
 /// How many namespaces are set up through one mount of procfs. The kernel keeps a name cache entry `sys/net` for each namespace
@@ -52,7 +52,7 @@ const A_MOUNT: u32 = 32;
 impl Maker {
     /// Namespaces are made from the one that the calling thread is in.
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self { home: current()?, proc: None, left: 0 })
+        Ok(Self { home: current()?, proc: None })
     }
 
     /// A new namespace; the calling thread ends up where this began, where it must have come from.
@@ -82,17 +82,21 @@ impl Maker {
         let fd = current()?;
         // Links inherit this when they appear. Loopback is there already and keeps ::1, as programs expect.
         self.write_sysctl("sys/net/ipv6/conf/default/disable_ipv6", "1")?;
-        finish(fd)
+        let fail = |doing: &'static str| move |e: crate::netlink::Refused| Error::internal(doing).because(e);
+        let mut routes = Routes::open().map_err(|e| Error::internal("opening a route socket").because(e))?;
+        let links = routes.links().map_err(fail("listing the links of a new network namespace"))?;
+        routes.set_up(1).map_err(fail("bringing up loopback"))?;
+        let next_index = links.iter().map(|l| l.index).max().unwrap_or(1) + 1;
+        Ok(Namespace { fd, user: None, routes, next_index })
     }
 
     /// Writes a setting that the kernel may not have (IPv6 compiled out), which is as good as off.
     fn write_sysctl(&mut self, path: &str, value: &str) -> Result<()> {
-        if self.left == 0 {
-            self.proc = Some(procfs().map_err(|e| Error::internal("mounting procfs").because(e))?);
-            self.left = A_MOUNT;
-        }
-        self.left -= 1;
-        let Some(proc) = &self.proc else { return Ok(()) };
+        let (proc, left) = match self.proc.take() {
+            Some((proc, left @ 1..)) => (proc, left),
+            _ => (procfs().map_err(|e| Error::internal("mounting procfs").because(e))?, A_MOUNT),
+        };
+        let (proc, _) = self.proc.insert((proc, left - 1));
         let file = match rustix::fs::openat(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(file) => File::from(file),
             Err(rustix::io::Errno::NOENT) => return Ok(()),
@@ -118,15 +122,6 @@ fn procfs() -> io::Result<OwnedFd> {
         tracing::debug!(%refused, "mounting procfs for the namespaces to come");
         Ok(File::open("/proc")?.into())
     })
-}
-
-fn finish(fd: OwnedFd) -> Result<Namespace> {
-    let fail = |doing: &'static str| move |e: crate::netlink::Refused| Error::internal(doing).because(e);
-    let mut routes = Routes::open().map_err(|e| Error::internal("opening a route socket").because(e))?;
-    let links = routes.links().map_err(fail("listing the links of a new network namespace"))?;
-    routes.set_up(1).map_err(fail("bringing up loopback"))?;
-    let next_index = links.iter().map(|l| l.index).max().unwrap_or(1) + 1;
-    Ok(Namespace { fd, user: None, routes, next_index })
 }
 
 /// A thread that cannot come back to the host's namespace must not go on.
