@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::idmap::IdMap;
+use crate::idmap::OwnerMap;
 
 use rustix::fs::CWD;
 use rustix::mount::{
@@ -22,7 +22,7 @@ pub struct Filesystem {
     /// How.
     pub attributes: Attributes,
     /// How its owners are mapped.
-    pub idmap: Option<IdMap>,
+    pub idmap: Option<OwnerMap>,
 }
 
 /// What is to be mounted.

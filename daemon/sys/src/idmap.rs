@@ -24,7 +24,7 @@ pub struct Range {
 
 /// How owners are mapped; ids that are in no range are nobody's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdMap {
+pub struct OwnerMap {
     /// Users.
     pub uids: Vec<Range>,
     /// Groups.
@@ -35,7 +35,7 @@ fn lines(ranges: &[Range]) -> String {
     ranges.iter().map(|r| format!("{} {} {}\n", r.stored, r.seen, r.count)).collect()
 }
 
-impl IdMap {
+impl OwnerMap {
     /// Maps the owners of a detached mount, of the mounts beneath it too if asked.
     ///
     /// # Errors
@@ -129,7 +129,7 @@ mod tests {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         std::fs::write(dir.path().join("f"), "").unwrap();
         let range = |seen| vec![Range { stored: 0, seen, count: 1 }];
-        let map = IdMap { uids: range(1000), gids: range(2000) };
+        let map = OwnerMap { uids: range(1000), gids: range(2000) };
         let flags =
             rustix::mount::OpenTreeFlags::OPEN_TREE_CLONE | rustix::mount::OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let clone = || rustix::mount::open_tree(rustix::fs::CWD, dir.path(), flags).unwrap();
@@ -138,7 +138,7 @@ mod tests {
         let seen = rustix::fs::statat(&tree, "f", AtFlags::SYMLINK_NOFOLLOW).unwrap();
         assert_eq!((seen.st_uid, seen.st_gid), (1000, 2000));
         assert_eq!(std::fs::metadata(dir.path().join("f")).unwrap().uid(), 0);
-        let twice = IdMap { uids: [range(1), range(2)].concat(), gids: range(1) };
+        let twice = OwnerMap { uids: [range(1), range(2)].concat(), gids: range(1) };
         assert!(twice.apply(&clone(), false).is_err(), "one id in two ranges");
         let children = std::fs::read_to_string(format!(
             "/proc/self/task/{}/children",

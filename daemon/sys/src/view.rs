@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags};
 
-use crate::idmap::IdMap;
+use crate::idmap::OwnerMap;
 use crate::in_root::InRoot;
 use crate::mapped;
 
@@ -52,7 +52,7 @@ pub struct Bind {
     /// Not to be written to, nor those beneath it.
     pub read_only: bool,
     /// How its owners are mapped, and whether those of the mounts beneath it are, too.
-    pub idmap: Option<(IdMap, bool)>,
+    pub idmap: Option<(OwnerMap, bool)>,
     /// Ids are mapped, if the view's are.
     pub mapped: bool,
 }

@@ -7,7 +7,7 @@
 //! `X-mount.idmap=u:0:1000:1 g:0:1000:1`.
 
 use berth_domain::{Error, Result};
-pub use berth_sys::idmap::IdMap;
+pub use berth_sys::idmap::OwnerMap;
 use berth_sys::idmap::Range;
 
 /// As many as the kernel takes.
@@ -19,7 +19,7 @@ pub struct IdMapped {
     /// For the mounts beneath it too.
     pub recursive: bool,
     /// `None` for that of the container's user namespace.
-    pub map: Option<IdMap>,
+    pub map: Option<OwnerMap>,
 }
 
 /// Whether a word of `-v` asks for it.
@@ -42,8 +42,8 @@ fn bad(text: &str, what: &str) -> Error {
     Error::invalid(format!("invalid mode: {text:?}: {what}"))
 }
 
-fn podmans(text: &str, value: &str) -> Result<IdMap> {
-    let mut map = IdMap { uids: Vec::new(), gids: Vec::new() };
+fn podmans(text: &str, value: &str) -> Result<OwnerMap> {
+    let mut map = OwnerMap { uids: Vec::new(), gids: Vec::new() };
     for part in value.split(';') {
         let (list, ranges) = match part.split_once('=') {
             Some(("uids", ranges)) => (&mut map.uids, ranges),
@@ -68,8 +68,8 @@ fn podmans(text: &str, value: &str) -> Result<IdMap> {
 /// # Errors
 ///
 /// No such form; ids that cannot be.
-pub(crate) fn of_mount(text: &str) -> Result<IdMap> {
-    let mut map = IdMap { uids: Vec::new(), gids: Vec::new() };
+pub(crate) fn of_mount(text: &str) -> Result<OwnerMap> {
+    let mut map = OwnerMap { uids: Vec::new(), gids: Vec::new() };
     for part in text.split_ascii_whitespace() {
         let mut fields = part.split(':');
         let kind = fields.next().unwrap_or_default();
@@ -108,7 +108,7 @@ fn one<'a>(text: &str, fields: &mut impl Iterator<Item = &'a str>) -> Result<Ran
     }
 }
 
-fn checked(text: &str, map: IdMap) -> Result<IdMap> {
+fn checked(text: &str, map: OwnerMap) -> Result<OwnerMap> {
     for list in [&map.uids, &map.gids] {
         if list.is_empty() || list.len() > RANGES_MAX {
             return Err(bad(text, "users and groups need 1 to 340 ranges each"));

@@ -34,7 +34,7 @@ mod store;
 mod usage;
 
 pub use disk::bound;
-pub use idmap::{IdMap, IdMapped};
+pub use idmap::{IdMapped, OwnerMap};
 pub use mounted::Held;
 pub use mounts::{MountPlan, MountPoint, MountType, PlanInput, ReadOnly, parse_volumes_from, plan};
 pub use options::bytes;
