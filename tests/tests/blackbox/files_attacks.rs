@@ -92,6 +92,13 @@ fn names_and_links_of_an_archive_stay_beneath_its_directory() {
     bed.finish();
 }
 
+/// The most memory that the daemon ever had, in KiB.
+fn most_memory(bed: &Bed) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", bed.daemon_pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 #[test]
 fn archives_that_swell_are_bounded() {
     let bed = Bed::start();
@@ -101,12 +108,6 @@ fn archives_that_swell_are_bounded() {
         bed.docker(&["rm", "-f", "in"]).ok();
         return bed.finish();
     }
-    let status = format!("/proc/{}/status", bed.daemon_pid());
-    let most = || -> u64 {
-        let text = fs::read_to_string(&status).unwrap();
-        let line = text.lines().find(|line| line.starts_with("VmHWM:")).unwrap().to_owned();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
     let zeros = |megabytes: usize| {
         let mut member = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
         member.write_all(&vec![0; 1 << 20]).unwrap();
@@ -160,7 +161,7 @@ fn archives_that_swell_are_bounded() {
     long.extend_from_slice(&name);
     assert!([200, 400, 500].contains(&put(&bed, "in", "/tmp", &archive(&[long, file(b"short", b"x")]))));
     assert!([200, 500].contains(&bed.api("GET", "/containers/in/changes", "").status));
-    assert!(most() < 400 << 10, "{} KiB", most());
+    assert!(most_memory(&bed) < 400 << 10, "{} KiB", most_memory(&bed));
     bed.docker(&["rm", "-f", "in"]).ok();
     bed.finish();
 }
@@ -290,12 +291,6 @@ fn many_entries(count: usize) {
         bed.docker(&["rm", "-f", "in"]).ok();
         return bed.finish();
     }
-    let status = format!("/proc/{}/status", bed.daemon_pid());
-    let memory = |field: &str| -> u64 {
-        let text = fs::read_to_string(&status).unwrap();
-        let line = text.lines().find(|line| line.starts_with(field)).unwrap().to_owned();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
     // Directories, which are remembered to the end; links; files.
     let entries = [
         header(b"d/e", b'5', b"", 0o755, 0),
@@ -310,7 +305,7 @@ fn many_entries(count: usize) {
     let mut copy = bed.command(Cli::Docker, &["cp", "-", "in:/tmp"]);
     assert!(copy.stdin(fs::File::open(&archive).unwrap()).status().unwrap().success());
     assert_eq!(bed.docker(&["exec", "in", "ls", "/tmp/d/e"]).ok(), "f\nh\nl");
-    assert!(memory("VmHWM:") < 300 << 10, "{} KiB", memory("VmHWM:"));
+    assert!(most_memory(&bed) < 300 << 10, "{} KiB", most_memory(&bed));
     // As an image; the bound of one is ten million entries.
     let import = bed.docker(&["import", archive.to_str().unwrap(), "many:one"]);
     if count >= 10_000_000 {
@@ -319,7 +314,7 @@ fn many_entries(count: usize) {
         import.ok();
         bed.docker(&["rmi", "many:one"]).ok();
     }
-    assert!(memory("VmHWM:") < 400 << 10, "{} KiB", memory("VmHWM:"));
+    assert!(most_memory(&bed) < 400 << 10, "{} KiB", most_memory(&bed));
     // Whoever hangs up is not worked for: the container, which is being written to, can be removed at once.
     let endless = swarm(&entries, 100 * count / entries.len());
     let mut connection = std::os::unix::net::UnixStream::connect(bed.socket()).unwrap();

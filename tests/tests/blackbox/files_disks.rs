@@ -81,6 +81,12 @@ fn mounted(path: &str) -> bool {
         .any(|line| line.split(' ').nth(4) == Some(path))
 }
 
+/// Makes a volume of the local driver with the options of `mount(8)`.
+fn make_volume(bed: &Bed, name: &str, kind: &str, device: &str, o: &str) {
+    let (kind, device, o) = (format!("type={kind}"), format!("device={device}"), format!("o={o}"));
+    bed.docker(&["volume", "create", "-o", &kind, "-o", &device, "-o", &o, name]).ok();
+}
+
 #[test]
 fn a_volume_is_mounted_over_nfs() {
     let mut bed = Bed::start();
@@ -98,9 +104,7 @@ fn a_volume_is_mounted_over_nfs() {
             ("whole", "nfs4", ":/", "addr=127.0.0.1,rw,hard,vers=4.2"),
             ("part", "nfs", "127.0.0.1:/part", "nfsvers=4,noatime"),
         ] {
-            let (device, o) = (format!("device={device}"), format!("o={o}"));
-            let kind = format!("type={kind}");
-            bed.docker(&["volume", "create", "-o", &kind, "-o", &device, "-o", &o, name]).ok();
+            make_volume(&bed, name, kind, device, o);
         }
         let run = |volume: &str, script: &str| {
             bed.docker(&["run", "--rm", "-v", volume, "busybox", "sh", "-c", script]).ok()
@@ -113,18 +117,7 @@ fn a_volume_is_mounted_over_nfs() {
         assert_eq!(run("part:/m:ro", "cat /m/g; touch /m/h 2>&1 | grep -c Read-only"), "more\n1");
         // Filled from the image through the network, and copied to while nothing runs.
         fs::create_dir(export.join("empty")).unwrap();
-        bed.docker(&[
-            "volume",
-            "create",
-            "-o",
-            "type=nfs4",
-            "-o",
-            "device=:/empty",
-            "-o",
-            "o=addr=127.0.0.1",
-            "empty",
-        ])
-        .ok();
+        make_volume(&bed, "empty", "nfs4", ":/empty", "addr=127.0.0.1");
         bed.docker(&["create", "--name", "filled", "-v", "empty:/etc", "busybox", "true"]).ok();
         assert!(export.join("empty/passwd").exists());
         bed.docker(&["cp", export.join("f").to_str().unwrap(), "filled:/etc/copied"]).ok();
@@ -139,18 +132,7 @@ fn a_volume_is_mounted_over_nfs() {
     }
     assert_eq!(fs::read_to_string(export.join("f")).unwrap(), "served");
     // A server that is not there is told of, with its name.
-    bed.docker(&[
-        "volume",
-        "create",
-        "-o",
-        "type=nfs4",
-        "-o",
-        "device=nowhere.invalid:/",
-        "-o",
-        "o=soft",
-        "lost",
-    ])
-    .ok();
+    make_volume(&bed, "lost", "nfs4", "nowhere.invalid:/", "soft");
     let error = bed.docker(&["run", "--rm", "-v", "lost:/m", "busybox", "true"]).fails(125);
     assert!(error.contains("nowhere.invalid"), "{error}");
     bed.docker(&["volume", "rm", "lost"]).ok();
@@ -241,9 +223,9 @@ fn a_volume_is_mounted_over_cifs() {
     fs::write(share.join("f"), "shared").unwrap();
     {
         let Some(_server) = Smb::share(&bed, &share) else { return bed.finish() };
-        let device = "device=//127.0.0.1/share";
-        let o = "o=username=root,password=secret,vers=3.1.1,uid=1000,file_mode=0640";
-        bed.docker(&["volume", "create", "-o", "type=cifs", "-o", device, "-o", o, "smb"]).ok();
+        let device = "//127.0.0.1/share";
+        let o = "username=root,password=secret,vers=3.1.1,uid=1000,file_mode=0640";
+        make_volume(&bed, "smb", "cifs", device, o);
         let script = "cat /m/f; stat -c ' %u %a' /m/f; echo more > /m/g; grep -c ' /m cifs ' /proc/mounts";
         let seen = bed.docker(&["run", "--rm", "-v", "smb:/m", "busybox", "sh", "-c", script]).ok();
         assert_eq!(seen, "shared 1000 640\n1");
@@ -251,8 +233,7 @@ fn a_volume_is_mounted_over_cifs() {
         let place = bed.docker(&["volume", "inspect", "-f", "{{.Mountpoint}}", "smb"]).ok();
         until("the volume is unmounted", || (!mounted(&place)).then_some(()));
         // The wrong password is the server's to refuse, and a failure of the start.
-        let o = "o=username=root,password=wrong,vers=3.1.1";
-        bed.docker(&["volume", "create", "-o", "type=cifs", "-o", device, "-o", o, "locked"]).ok();
+        make_volume(&bed, "locked", "cifs", device, "username=root,password=wrong,vers=3.1.1");
         let error = bed.docker(&["run", "--rm", "-v", "locked:/m", "busybox", "true"]).fails(125);
         assert!(error.contains("failed to mount local volume"), "{error}");
         assert!(!error.contains("wrong"), "a password is shown: {error}");

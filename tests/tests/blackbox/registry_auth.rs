@@ -23,9 +23,16 @@ fn with_tokens(bed: &Bed) -> (Registry, Arc<TokenServer>, String) {
     let tokens = TokenServer::open(&bed.netns, bed.path(), authority.own(), good());
     let wanted = Wanted { tokens: Some((&tokens.realm, SERVICE, &certificate)), ..Wanted::default() };
     let registry = Registry::with(bed, 5001, &bed.path().join("store"), &wanted);
-    bed.docker(&["pull", "busybox"]).ok();
-    let there = format!("{}/a/busybox:1", registry.host);
-    bed.docker(&["tag", "busybox", &there]).ok();
+    let there = tagged(bed, &registry.host);
+    (registry, tokens, there)
+}
+
+/// As [`with_tokens`], with the image there and no longer here.
+fn with_tokens_and_the_image(bed: &Bed) -> (Registry, Arc<TokenServer>, String) {
+    let (registry, tokens, there) = with_tokens(bed);
+    bed.docker(&["login", "-u", "u", "-p", "secret", &registry.host]).ok();
+    bed.docker(&["push", &there]).ok();
+    bed.docker(&["rmi", &there]).ok();
     (registry, tokens, there)
 }
 
@@ -111,11 +118,8 @@ fn an_identity_token_is_exchanged_and_the_password_not_needed() {
 #[test]
 fn tokens_that_the_registry_does_not_take() {
     let bed = Bed::start();
-    let (registry, tokens, there) = with_tokens(&bed);
+    let (registry, tokens, there) = with_tokens_and_the_image(&bed);
     let user = json!({"username": "u", "password": "secret"});
-    bed.docker(&["login", "-u", "u", "-p", "secret", &registry.host]).ok();
-    bed.docker(&["push", &there]).ok();
-    bed.docker(&["rmi", &there]).ok();
     // Each is another user to the engine, so that no token of before is used.
     for (case, issue) in [
         ("for somebody else", Issue { audience: "another".to_owned(), ..good() }),
@@ -142,11 +146,8 @@ fn tokens_that_the_registry_does_not_take() {
 #[test]
 fn a_token_that_expires_is_replaced() {
     let bed = Bed::start();
-    let (registry, tokens, there) = with_tokens(&bed);
+    let (registry, tokens, there) = with_tokens_and_the_image(&bed);
     let user = json!({"username": "u", "password": "secret"});
-    bed.docker(&["login", "-u", "u", "-p", "secret", &registry.host]).ok();
-    bed.docker(&["push", &there]).ok();
-    bed.docker(&["rmi", &there]).ok();
     // The registry allows for clocks that are a minute apart.
     tokens.issues(Issue { life: -57, ..good() });
     let said = pull(&bed, &there, &user);
@@ -188,7 +189,7 @@ fn address(bed: &Bed) {
     Output::of(&mut ip).ok();
 }
 
-fn pushed(bed: &Bed, host: &str) -> String {
+fn tagged(bed: &Bed, host: &str) -> String {
     let there = format!("{host}/a/busybox:1");
     bed.docker(&["pull", "busybox"]).ok();
     bed.docker(&["tag", "busybox", &there]).ok();
@@ -216,7 +217,7 @@ fn a_private_authority_and_certificates_of_clients() {
         Wanted { address: ADDRESS, tls: Some((&server.certificate, &server.key)), ..Wanted::default() };
 
     let registry = Registry::with(&bed, 5443, &bed.path().join("store"), &wanted);
-    let there = pushed(&bed, &registry.host);
+    let there = tagged(&bed, &registry.host);
     let unknown = bed.docker(&["push", &there]).fails(1);
     assert!(unknown.contains("certificate"), "{unknown}");
     install(&ca, &certs(5443).join("ca.crt"));
@@ -232,7 +233,7 @@ fn a_private_authority_and_certificates_of_clients() {
 
     let wanted = Wanted { clients: Some(&ca), ..wanted };
     let registry = Registry::with(&bed, 5444, &bed.path().join("store"), &wanted);
-    let there = pushed(&bed, &registry.host);
+    let there = tagged(&bed, &registry.host);
     install(&ca, &certs(5444).join("ca.crt"));
     let nobody = bed.docker(&["push", &there]).fails(1);
     assert!(nobody.to_lowercase().contains("certificate"), "{nobody}");
@@ -265,7 +266,7 @@ fn plain_http_only_where_it_is_allowed() {
         &bed.path().join("store"),
         &Wanted { address: ADDRESS, ..Wanted::default() },
     );
-    let there = pushed(&bed, &registry.host);
+    let there = tagged(&bed, &registry.host);
     let refused = bed.docker(&["push", &there]).fails(1);
     assert!(!refused.is_empty());
     std::fs::write(

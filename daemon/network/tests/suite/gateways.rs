@@ -23,17 +23,7 @@ fn joined_and_left_in_quick_succession() {
     let lab = Lab::new();
     // One address for a container in each, so that it is free again or it is not.
     for (name, subnet) in [("aa", "10.7.0.0/30"), ("bb", "10.8.0.0/30")] {
-        lab.network(name, |n| {
-            n.ranges = vec![AddressRange {
-                subnet: subnet.parse().unwrap(),
-                range: None,
-                gateway: None,
-                reserved: std::collections::BTreeMap::new(),
-                chosen_by_user: true,
-                gateway_chosen_by_user: false,
-            }];
-        })
-        .unwrap();
+        lab.network(name, |n| n.ranges = vec![range(subnet)]).unwrap();
     }
     let container = lab.container(&[]);
     let netns = container.ns.0.as_fd();

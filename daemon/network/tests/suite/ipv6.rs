@@ -23,17 +23,6 @@ fn lab(filtered: bool) -> Lab {
     lab
 }
 
-fn range(subnet: &str) -> AddressRange {
-    AddressRange {
-        subnet: subnet.parse().unwrap(),
-        range: None,
-        gateway: None,
-        reserved: std::collections::BTreeMap::new(),
-        chosen_by_user: true,
-        gateway_chosen_by_user: false,
-    }
-}
-
 #[test]
 fn a_network_with_both_families() {
     let lab = lab(true);

@@ -312,3 +312,15 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
         std::thread::yield_now();
     }
 }
+
+/// A subnet that a user asks for, and nothing else of it.
+pub fn range(subnet: &str) -> AddressRange {
+    AddressRange {
+        subnet: subnet.parse().unwrap(),
+        range: None,
+        gateway: None,
+        reserved: std::collections::BTreeMap::new(),
+        chosen_by_user: true,
+        gateway_chosen_by_user: false,
+    }
+}

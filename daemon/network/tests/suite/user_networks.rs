@@ -8,17 +8,6 @@ use berth_network::*;
 
 use crate::lab::*;
 
-fn range(subnet: &str) -> AddressRange {
-    AddressRange {
-        subnet: subnet.parse().unwrap(),
-        range: None,
-        gateway: None,
-        reserved: std::collections::BTreeMap::new(),
-        chosen_by_user: true,
-        gateway_chosen_by_user: false,
-    }
-}
-
 #[test]
 fn made_used_and_removed() {
     let mut lab = Lab::new();
